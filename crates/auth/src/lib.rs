@@ -1,0 +1,31 @@
+//! May this request pass, as whom, and with which headers.
+//!
+//! Pure functions and values: no I/O, no clock, no logging. Everything that decides about trust is
+//! here, so it can be read in one sitting and tested without a server. The steps of one request, in
+//! order:
+//!
+//! 1. [`wire::HeadScanner`] and [`path::Target`] refuse what has two meanings.
+//! 2. [`address::client_address`] says whose request it is.
+//! 3. [`route::Routes::find`] says what it asks for.
+//! 4. [`Credentials::from_headers`] reads what it presents; somebody else asks the policy and brings
+//!    back a [`Judgement`].
+//! 5. [`Gate::permit`] puts it together. It alone makes a [`Permit`], and without a permit nothing is
+//!    forwarded.
+
+pub mod address;
+pub mod credentials;
+pub mod decision;
+pub mod headers;
+pub mod identity;
+pub mod judgement;
+pub mod path;
+pub mod refusal;
+pub mod route;
+pub mod wire;
+
+pub use address::Networks;
+pub use credentials::{CredentialFault, CredentialRules, Credentials, MissingPassword, Secret};
+pub use decision::{Gate, Permit};
+pub use identity::{AuthInfo, AuthInfoFault, Identity, IdentityContext, Mechanism, Subject};
+pub use judgement::Judgement;
+pub use refusal::Refusal;

@@ -1,0 +1,266 @@
+//! From the tree to settings: one function for each section of the file. What a key means to an
+//! operator stands in `config/reference.yaml`; what a value may be stands here.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Duration;
+
+use gatepost_auth::address::Networks;
+use gatepost_auth::headers::ProtectedNames;
+use gatepost_auth::wire::HeadLimits;
+use gatepost_auth::{CredentialRules, Gate, MissingPassword};
+use ipnet::IpNet;
+
+use crate::node::{Node, Place, Value};
+use crate::routes::routes;
+use crate::section::Section;
+use crate::settings::{Admin, Http, IdentityForm, Listener, Log, LogFormat, Policy, Settings};
+use crate::upstream::upstream;
+use crate::value;
+
+pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+/// Reads the whole document. `None` where a fault left something out; it has been recorded.
+pub(crate) fn settings(mut root: Section<'_>, folder: &Path) -> Option<Settings> {
+    let listeners = listeners(&mut root);
+    let upstream = root
+        .required_section("upstream")
+        .and_then(|it| upstream(it, folder));
+    let policy = root
+        .required_section("policy")
+        .and_then(|it| policy(it, folder));
+    let trusted_hosts = networks(&mut root, "trusted_hosts");
+    let trusted_proxies = networks(&mut root, "trusted_proxies");
+    warn_about_trust(&root, &trusted_hosts, &trusted_proxies);
+    let (credentials, realm) = credentials(&mut root);
+    let routes = routes(&mut root);
+    let admin = admin(&mut root, &listeners);
+    let http = http(root.section("http"));
+    let threads = root
+        .optional("threads", value::integer(1..=1024_usize))
+        .and_then(NonZeroUsize::new);
+    let drain_timeout = root.or(
+        "drain_timeout",
+        Duration::from_secs(25),
+        value::duration(Duration::ZERO..=HOUR),
+    );
+    let log = log(root.section("log"));
+    root.finish();
+    let upstream = upstream?;
+    let IdentityForm::Header(identity_header) = &upstream.identity;
+    let gate = Gate {
+        trusted_hosts: plain(&trusted_hosts),
+        trusted_proxies: plain(&trusted_proxies),
+        routes,
+        credentials,
+        protected: ProtectedNames::new([identity_header]),
+        realm,
+    };
+    let policy = policy?;
+    let warnings = Vec::new();
+    Some(Settings {
+        listeners,
+        upstream,
+        gate,
+        policy,
+        admin,
+        http,
+        threads,
+        drain_timeout,
+        log,
+        warnings,
+    })
+}
+
+fn listeners(root: &mut Section<'_>) -> Vec<Listener> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    for mut section in root.required_sections("listeners") {
+        if let Some(listen) = section.required("listen", value::listen_address) {
+            if let Some(other) = taken(listen, &listeners) {
+                let message = if other == listen {
+                    format!("{listen} is listened on twice")
+                } else {
+                    format!("{listen} and {other} are one port of one address")
+                };
+                section.reader().fault(section.place(), message);
+            }
+            listeners.push(Listener { listen });
+        }
+        section.finish();
+    }
+    listeners
+}
+
+/// The listener that has this address already, by itself or by listening on all addresses.
+fn taken(listen: SocketAddr, listeners: &[Listener]) -> Option<SocketAddr> {
+    let same_host = |a: IpAddr, b: IpAddr| {
+        a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
+    };
+    listeners
+        .iter()
+        .map(|listener| listener.listen)
+        .filter(|other| other.port() == listen.port() && listen.port() != 0)
+        .find(|other| same_host(other.ip(), listen.ip()))
+}
+
+fn policy(mut section: Section<'_>, folder: &Path) -> Option<Policy> {
+    let file = section.required("file", value::text);
+    let workers = section.optional("workers", value::integer(1..=256_usize));
+    let queue = section.or("queue", 1024, value::integer(1..=1_000_000_usize));
+    let callback_timeout = section.or(
+        "callback_timeout",
+        Duration::from_secs(5),
+        value::duration(MILLISECOND..=HOUR),
+    );
+    let memory_limit = section.or("memory_limit", 64 << 20, value::size(1 << 20..=4 << 30));
+    section.finish();
+    Some(Policy {
+        file: folder.join(file?),
+        workers: workers.and_then(NonZeroUsize::new),
+        queue,
+        callback_timeout,
+        memory_limit,
+    })
+}
+
+type Written = Vec<(IpNet, Place)>;
+
+fn networks(root: &mut Section<'_>, key: &'static str) -> Written {
+    root.list(key, "[10.0.0.0/8, \"::1\"]", |node| {
+        Ok((value::network(node)?, node.place))
+    })
+}
+
+fn plain(written: &Written) -> Networks {
+    written.iter().map(|(network, _)| *network).collect()
+}
+
+/// A trust list that is too wide is not a fault, but seldom what was meant.
+fn warn_about_trust(root: &Section<'_>, hosts: &Written, proxies: &Written) {
+    for (network, place) in hosts {
+        if is_wide(network) {
+            root.reader().warn(
+                *place,
+                format!("{network} lets a large part of the internet in without credentials"),
+            );
+        }
+        if proxies.iter().any(|(proxy, _)| proxy == network) {
+            root.reader().warn(
+                *place,
+                format!("{network} is a trusted proxy too: a request that the proxy forwards without X-Forwarded-For passes without credentials"),
+            );
+        }
+    }
+}
+
+fn is_wide(network: &IpNet) -> bool {
+    match network {
+        IpNet::V4(net) => net.prefix_len() < 8,
+        // `::ffff:0:0/96` is all of IPv4: `Networks` reads it so.
+        IpNet::V6(net) if net.network().to_ipv4_mapped().is_some() => net.prefix_len() < 96 + 8,
+        IpNet::V6(net) => net.prefix_len() < 32,
+    }
+}
+
+fn credentials(root: &mut Section<'_>) -> (CredentialRules, String) {
+    let default = CredentialRules::default();
+    let mut basic = root.section("basic");
+    let realm = basic.or("realm", "gatepost".to_owned(), |node| {
+        let text = value::text(node)?;
+        // RFC 9110 §5.6.4: as a quoted string these need no escaping.
+        let plain = text.len() <= 64
+            && text
+                .bytes()
+                .all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'));
+        if plain {
+            Ok(text)
+        } else {
+            Err("a realm is at most 64 ASCII characters without `\"` and `\\`".to_owned())
+        }
+    });
+    let missing_password = basic.or(
+        "missing_password",
+        default.missing_password,
+        value::word(&[
+            ("refuse", MissingPassword::Refuse),
+            ("nil", MissingPassword::Nil),
+        ]),
+    );
+    let length = || value::integer(1..=16_384_usize);
+    let max_user_bytes = basic.or("max_user_bytes", default.max_user_bytes, length());
+    let max_password_bytes = basic.or("max_password_bytes", default.max_password_bytes, length());
+    basic.finish();
+    let mut bearer = root.section("bearer");
+    let max_token_bytes = bearer.or("max_token_bytes", default.max_token_bytes, length());
+    bearer.finish();
+    (
+        CredentialRules {
+            max_user_bytes,
+            max_password_bytes,
+            max_token_bytes,
+            missing_password,
+        },
+        realm,
+    )
+}
+
+fn admin(root: &mut Section<'_>, listeners: &[Listener]) -> Option<Admin> {
+    let off = |node: &Node| match &node.value {
+        Value::Bool(on) => !on,
+        Value::Text(text) => text == "off",
+        Value::Null | Value::Integer(_) | Value::Float(_) | Value::List(_) | Value::Map(_) => false,
+    };
+    if root.node("admin").is_some_and(off) {
+        return None;
+    }
+    let mut section = root.section("admin");
+    let default = SocketAddr::from((IpAddr::from([127, 0, 0, 1]), 9090));
+    let listen = section.or("listen", default, value::listen_address);
+    if let Some(other) = taken(listen, listeners) {
+        section.reader().fault(
+            section.place(),
+            format!("clients are listened to on {other}; the admin listener needs a port of its own, not {listen}"),
+        );
+    }
+    section.finish();
+    Some(Admin { listen })
+}
+
+fn http(mut section: Section<'_>) -> Http {
+    let timeout = || value::duration(MILLISECOND..=HOUR);
+    let default = HeadLimits::default();
+    let max_bytes = section.or("max_head_bytes", 32 << 10, value::size(1 << 10..=1 << 20));
+    let head_limits = HeadLimits {
+        max_bytes: usize::try_from(max_bytes).unwrap_or(default.max_bytes),
+        max_fields: section.or(
+            "max_head_fields",
+            default.max_fields,
+            value::integer(10..=256_usize),
+        ),
+    };
+    let http = Http {
+        head_limits,
+        head_timeout: section.or("head_timeout", Duration::from_secs(10), timeout()),
+        keepalive_timeout: section.or("keepalive_timeout", Duration::from_secs(60), timeout()),
+        body_timeout: section.or("body_timeout", Duration::from_secs(60), timeout()),
+    };
+    section.finish();
+    http
+}
+
+fn log(mut section: Section<'_>) -> Log {
+    let formats = [
+        ("auto", LogFormat::Auto),
+        ("text", LogFormat::Text),
+        ("json", LogFormat::Json),
+    ];
+    let levels = ["error", "warn", "info", "debug", "trace"].map(|level| (level, level));
+    let log = Log {
+        format: section.or("format", LogFormat::Auto, value::word(&formats)),
+        level: section.or("level", "info", value::word(&levels)).to_owned(),
+    };
+    section.finish();
+    log
+}

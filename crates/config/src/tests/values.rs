@@ -1,0 +1,312 @@
+//! Values that are not what their key takes.
+
+use std::path::Path;
+
+use super::{MINIMAL, check};
+use crate::parse;
+
+#[test]
+fn wrong_types() {
+    check(
+        "  - listen: 0.0.0.0:8080",
+        "  listen: 0.0.0.0:8080",
+        &["x.yaml:2:3: expected a list such as `- key: value`, found a mapping"],
+    );
+    check(
+        "  - listen: 0.0.0.0:8080",
+        "  - 0.0.0.0:8080",
+        &["x.yaml:2:5: expected a mapping, found `0.0.0.0:8080`"],
+    );
+    check(
+        "  address: 127.0.0.1:8000",
+        "  address: [a]",
+        &["x.yaml:4:12: expected a text, found a list"],
+    );
+    check(
+        "[POST]",
+        "POST",
+        &["x.yaml:8:38: expected a list such as `[POST]`, found `POST`"],
+    );
+    check(
+        "",
+        "http: 5",
+        &["x.yaml:9:7: expected a mapping, found the number 5"],
+    );
+    check(
+        "",
+        "threads: many",
+        &["x.yaml:9:10: expected a whole number, found `many`"],
+    );
+    check(
+        "",
+        "threads: '4'",
+        &["x.yaml:9:10: expected a whole number, found the text \"4\""],
+    );
+    check(
+        "",
+        "threads: 010",
+        &["x.yaml:9:10: expected a whole number, found the text \"010\""],
+    );
+    check(
+        "",
+        "threads: .nan",
+        &["x.yaml:9:10: expected a whole number, found `.nan`"],
+    );
+    check(
+        "",
+        "log:",
+        &["x.yaml:9:4: expected a mapping, found nothing"],
+    );
+    check(
+        "",
+        "admin: on",
+        &["x.yaml:9:8: expected a mapping, found `on`"],
+    );
+    check(
+        "",
+        "trusted_hosts: 127.0.0.1",
+        &["x.yaml:9:16: expected a list such as `[10.0.0.0/8, \"::1\"]`, found `127.0.0.1`"],
+    );
+}
+
+#[test]
+fn addresses_to_listen_on() {
+    let listen = |text: &str, found: &str| {
+        check(
+            "0.0.0.0:8080",
+            text,
+            &[&format!(
+                "x.yaml:2:13: expected an IP address and port such as `0.0.0.0:8080`, found {found}"
+            )],
+        );
+    };
+    listen("localhost:8080", "`localhost:8080`");
+    listen("0.0.0.0:99999", "`0.0.0.0:99999`");
+    listen("0.0.0.0", "`0.0.0.0`");
+    check(
+        "0.0.0.0:8080",
+        "8080",
+        &["x.yaml:2:13: expected a text, found the number 8080"],
+    );
+    check(
+        "  - listen: 0.0.0.0:8080",
+        "  - listen: 0.0.0.0:8080\n  - listen: 0.0.0.0:8080",
+        &["x.yaml:3:5: 0.0.0.0:8080 is listened on twice"],
+    );
+    check(
+        "",
+        "admin: { listen: 0.0.0.0:8080 }",
+        &[
+            "x.yaml:9:8: clients are listened to on 0.0.0.0:8080; the admin listener needs a port of its own, not 0.0.0.0:8080",
+        ],
+    );
+    check(
+        "",
+        "admin: { listen: 127.0.0.1:8080 }",
+        &[
+            "x.yaml:9:8: clients are listened to on 0.0.0.0:8080; the admin listener needs a port of its own, not 127.0.0.1:8080",
+        ],
+    );
+    check(
+        "  - listen: 0.0.0.0:8080",
+        "  - listen: 127.0.0.1:8080\n  - listen: 0.0.0.0:8080",
+        &["x.yaml:3:5: 0.0.0.0:8080 and 127.0.0.1:8080 are one port of one address"],
+    );
+}
+
+#[test]
+fn upstream_addresses() {
+    for text in [
+        "nowhere",
+        "mta:0",
+        "127.0.0.1:0",
+        ":8000",
+        "mta:+80",
+        "mta:80/api",
+        "mta:99999",
+        "mta:x",
+        "a b:80",
+        "::1:x",
+    ] {
+        check(
+            "127.0.0.1:8000",
+            &format!("\"{text}\""),
+            &[&format!(
+                "x.yaml:4:12: expected `host:port`, `unix:/path` or `demo`, found `{text}`"
+            )],
+        );
+    }
+    check(
+        "127.0.0.1:8000",
+        "https://mta:8000",
+        &[
+            "x.yaml:4:12: an upstream over TLS is not supported yet; write `host:port` for plain HTTP",
+        ],
+    );
+    check(
+        "127.0.0.1:8000",
+        "HTTP://mta:8000",
+        &["x.yaml:4:12: write `host:port` without `http://` and without a path"],
+    );
+    check(
+        "127.0.0.1:8000",
+        &format!("unix:/{}", "a".repeat(107)),
+        &["x.yaml:4:12: a Unix socket's path has at most 107 bytes, this has 108"],
+    );
+    check(
+        "127.0.0.1:8000",
+        "unix:mta.sock",
+        &["x.yaml:4:12: a Unix socket's path must be absolute: `unix:/run/mta.sock`"],
+    );
+}
+
+#[test]
+fn networks() {
+    check(
+        "",
+        "trusted_hosts: [127.0.0.1, 10.0.0.300/8]",
+        &["x.yaml:9:28: `10.0.0.300/8` is not an address or network such as 10.0.0.0/8"],
+    );
+    check(
+        "",
+        "trusted_proxies: [10.0.0.1/8]",
+        &[
+            "x.yaml:9:19: `10.0.0.1/8` has bits set behind its prefix: write `10.0.0.0/8` for the network or `10.0.0.1` for the host",
+        ],
+    );
+}
+
+#[test]
+fn durations_sizes_and_numbers() {
+    let timeout = |text: &str, complaint: &str| {
+        check(
+            "  file: policy.lua",
+            &format!("  file: policy.lua\n  callback_timeout: {text}"),
+            &[&format!("x.yaml:7:21: {complaint}")],
+        );
+    };
+    timeout(
+        "5",
+        "expected a duration with its unit, such as `5s`, found the number 5",
+    );
+    timeout("soon", "expected a duration such as `5s`, found `soon`");
+    timeout("-5s", "expected a duration such as `5s`, found `-5s`");
+    timeout("[5s]", "expected a duration such as `5s`, found a list");
+    timeout("1 30s", "expected a duration such as `5s`, found `1 30s`");
+    timeout(
+        "18446744073709551615s 1000ms",
+        "expected a duration such as `5s`, found `18446744073709551615s 1000ms`",
+    );
+    timeout("''", "expected a duration such as `5s`, found ``");
+    timeout("0s", "0s is not between 1ms and 1h");
+    timeout("2h", "2h is not between 1ms and 1h");
+    let limit = |text: &str, complaint: &str| {
+        check(
+            "  file: policy.lua",
+            &format!("  file: policy.lua\n  memory_limit: {text}"),
+            &[&format!("x.yaml:7:17: {complaint}")],
+        );
+    };
+    limit("lots", "expected a size such as `64MiB`, found `lots`");
+    limit("-1", "expected a size such as `64MiB`, found the number -1");
+    limit("5KiB", "5.0 KiB is not between 1.0 MiB and 4.0 GiB");
+    check(
+        "",
+        "threads: 0",
+        &["x.yaml:9:10: 0 is not between 1 and 1024"],
+    );
+    check(
+        "",
+        "threads: 1.5",
+        &["x.yaml:9:10: expected a whole number, found the number 1.5"],
+    );
+    check(
+        "",
+        "http: { max_head_fields: 5 }",
+        &["x.yaml:9:26: 5 is not between 10 and 256"],
+    );
+    for good in ["5s", "500ms", "1m 30s", "5 minutes", "1h", "1.5 s", "1m30s"] {
+        let text = MINIMAL.replace(
+            "policy.lua",
+            &format!("policy.lua\n  callback_timeout: {good}"),
+        );
+        assert!(parse(&text, Path::new("x")).is_ok(), "{good}");
+    }
+    for (good, bytes) in [
+        ("64MiB", 64 << 20),
+        ("2 MiB", 2 << 20),
+        ("3MB", 3_000_000),
+        ("1048576", 1 << 20),
+    ] {
+        let text = MINIMAL.replace("policy.lua", &format!("policy.lua\n  memory_limit: {good}"));
+        assert_eq!(
+            parse(&text, Path::new("x")).unwrap().policy.memory_limit,
+            bytes,
+            "{good}"
+        );
+    }
+}
+
+#[test]
+fn the_identity_and_the_challenge() {
+    let upstream = |text: &str, complaint: &str| {
+        check(
+            "  address: 127.0.0.1:8000",
+            &format!("  address: 127.0.0.1:8000\n  {text}"),
+            &[&format!("x.yaml:5:{complaint}")],
+        );
+    };
+    upstream(
+        "identity: carrier-pigeon",
+        "13: expected `header`, found `carrier-pigeon`",
+    );
+    upstream("identity_header: X Y", "20: `X Y` is not a header name");
+    upstream(
+        "identity_header: Host",
+        "20: `Host` has a meaning of its own and cannot carry the identity",
+    );
+    upstream(
+        "identity_header: Content_Length",
+        "20: `Content_Length` has a meaning of its own and cannot carry the identity",
+    );
+    check(
+        "  address: 127.0.0.1:8000",
+        "  address: 127.0.0.1:8000\n  demo_store: x.db",
+        &["x.yaml:5:15: `upstream.demo_store` is for `address: demo` alone"],
+    );
+    check(
+        "",
+        "basic: { realm: 'a\"b' }",
+        &["x.yaml:9:17: a realm is at most 64 ASCII characters without `\"` and `\\`"],
+    );
+    check(
+        "",
+        "basic: { missing_password: allow }",
+        &["x.yaml:9:28: expected `refuse` or `nil`, found `allow`"],
+    );
+    // A key that was left empty must not loosen anything.
+    check(
+        "",
+        "basic:\n  missing_password:",
+        &["x.yaml:10:19: expected `refuse` or `nil`, found nothing"],
+    );
+    check(
+        "",
+        "log: { format: '${FORMAT}' }",
+        &[
+            "x.yaml:9:16: `${…}` is not replaced here: no key takes a value from the environment yet",
+        ],
+    );
+    check(
+        "",
+        "basic: { realm: '${REALM}' }",
+        &[
+            "x.yaml:9:17: `${…}` is not replaced here: no key takes a value from the environment yet",
+        ],
+    );
+    check(
+        "",
+        "log: { level: loud }",
+        &["x.yaml:9:15: expected `error`, `warn`, `info`, `debug` or `trace`, found `loud`"],
+    );
+}

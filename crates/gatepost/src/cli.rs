@@ -1,0 +1,45 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Version and git revision, for `--version`.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("GATEPOST_REVISION"),
+    ")"
+);
+
+/// The git revision of this build.
+pub(crate) const REVISION: &str = env!("GATEPOST_REVISION");
+
+#[derive(Debug, Parser)]
+#[command(name = "gatepost", version = VERSION, about = "An auth sidecar for mail-injection APIs")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve until SIGTERM
+    Run {
+        /// The YAML file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Load configuration and policy, print every fault, change nothing
+    Check {
+        /// The YAML file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Serve in front of the embedded injection API, and print requests to try
+    Demo {
+        /// The YAML file; its upstream must be `demo`
+        #[arg(long, value_name = "FILE", default_value = "config/demo.yaml")]
+        config: PathBuf,
+    },
+}

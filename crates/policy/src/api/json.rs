@@ -1,0 +1,52 @@
+//! `kumo.serde.json_*` and the old `kumo.json_*`.
+
+use mlua::serde::ser::Options;
+use mlua::{Lua, LuaSerdeExt as _, Table, Value};
+
+use super::text;
+
+pub(super) fn install(lua: &Lua, module: &Table) -> mlua::Result<()> {
+    module.set(
+        "json_parse",
+        lua.create_function(|lua, json: Value| parse(lua, &text(&json, 1, "json_parse")?))?,
+    )?;
+    module.set(
+        "json_load",
+        lua.create_async_function(async |lua, path: Value| {
+            let path = text(&path, 1, "json_load")?.to_owned();
+            let content = tokio::task::spawn_blocking(move || {
+                std::fs::read_to_string(&path).map_err(|fault| format!("{path}: {fault}"))
+            });
+            let content = content.await.map_err(mlua::Error::external)?;
+            parse(&lua, &content.map_err(mlua::Error::runtime)?)
+        })?,
+    )?;
+    module.set(
+        "json_encode",
+        lua.create_function(|_, value: Value| {
+            serde_json::to_string(&value).map_err(|fault| unfit("json_encode", &fault))
+        })?,
+    )?;
+    module.set(
+        "json_encode_pretty",
+        lua.create_function(|_, value: Value| {
+            serde_json::to_string_pretty(&value)
+                .map_err(|fault| unfit("json_encode_pretty", &fault))
+        })?,
+    )
+}
+
+fn parse(lua: &Lua, json: &str) -> mlua::Result<Value> {
+    let value: serde_json::Value = serde_json::from_str(json)
+        .map_err(|fault| mlua::Error::runtime(format!("not valid JSON: {fault}")))?;
+    // `null` is nil, as in KumoMTA; arrays are plain tables.
+    let options = Options::new()
+        .set_array_metatable(false)
+        .serialize_none_to_null(false)
+        .serialize_unit_to_null(false);
+    lua.to_value_with(&value, options)
+}
+
+fn unfit(function: &str, fault: &serde_json::Error) -> mlua::Error {
+    mlua::Error::runtime(format!("bad argument #1 to '{function}' ({fault})"))
+}

@@ -1,0 +1,135 @@
+//! The module `kumo`: registering handlers, logging, JSON; and stand-ins for everything of `KumoMTA`'s
+//! that has no meaning here, so that an operator's whole file loads.
+
+use mlua::{Function, Lua, Table, Value, Variadic};
+
+use super::{bad_argument, caller, json, text};
+use crate::vm::Registry;
+
+pub(super) fn module(lua: &Lua, registry: &Registry) -> mlua::Result<Table> {
+    let kumo = lua.create_table()?;
+    kumo.set("on", on(lua, registry)?)?;
+    for (name, level) in [
+        ("log_error", Level::Error),
+        ("log_warn", Level::Warn),
+        ("log_info", Level::Info),
+        ("log_debug", Level::Debug),
+    ] {
+        kumo.set(name, log(lua, level)?)?;
+    }
+    let serde = lua.create_table()?;
+    json::install(lua, &serde)?;
+    // The old names, which many policies still use.
+    json::install(lua, &kumo)?;
+    stand_in_for_unknown(lua, registry, &serde, "kumo.serde")?;
+    kumo.set("serde", serde)?;
+    stand_in_for_unknown(lua, registry, &kumo, "kumo")?;
+    Ok(kumo)
+}
+
+fn on(lua: &Lua, registry: &Registry) -> mlua::Result<Function> {
+    let registry = registry.clone();
+    lua.create_function(move |lua, (event, handler): (Value, Value)| {
+        let event = text(&event, 1, "kumo.on")?;
+        let Value::Function(handler) = handler else {
+            return Err(bad_argument(2, "kumo.on", "function", &handler));
+        };
+        if registry.is_serving() {
+            return Err(mlua::Error::runtime(
+                "kumo.on cannot be called during a request",
+            ));
+        }
+        registry.register(&event, handler, &caller(lua));
+        Ok(())
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+fn log(lua: &Lua, level: Level) -> mlua::Result<Function> {
+    lua.create_function(move |_, words: Variadic<Value>| {
+        let words: Vec<String> = words
+            .iter()
+            .map(Value::to_string)
+            .collect::<mlua::Result<_>>()?;
+        let text = printable(&words.join("\t"));
+        match level {
+            Level::Error => tracing::error!(target: "policy", "{text}"),
+            Level::Warn => tracing::warn!(target: "policy", "{text}"),
+            Level::Info => tracing::info!(target: "policy", "{text}"),
+            Level::Debug => tracing::debug!(target: "policy", "{text}"),
+        }
+        Ok(())
+    })
+}
+
+/// A text that stays on its line, whatever a client put into it.
+pub(super) fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let escape = c.is_control() && c != '\t';
+            let escaped = escape.then(|| c.escape_default());
+            escaped.into_iter().flatten().chain((!escape).then_some(c))
+        })
+        .collect()
+}
+
+/// Unknown names of a module become stand-ins: they can be called while the file loads, where they do
+/// nothing, and raise when they are called for a request, which is then refused.
+fn stand_in_for_unknown(
+    lua: &Lua,
+    registry: &Registry,
+    module: &Table,
+    name: &'static str,
+) -> mlua::Result<()> {
+    let registry = registry.clone();
+    let meta = lua.create_table()?;
+    meta.set(
+        "__index",
+        lua.create_function(move |lua, (_, key): (Value, Value)| {
+            let Value::String(key) = key else {
+                return Ok(Value::Nil);
+            };
+            let name = format!("{name}.{}", key.to_string_lossy());
+            if !registry.is_serving() {
+                registry.warn(format!(
+                    "{}: {name} does not exist here; a request that calls it is refused",
+                    caller(lua)
+                ));
+            }
+            stand_in(lua, &registry, name).map(Value::Table)
+        })?,
+    )?;
+    module.set_metatable(Some(meta))
+}
+
+fn stand_in(lua: &Lua, registry: &Registry, name: String) -> mlua::Result<Table> {
+    let meta = lua.create_table()?;
+    let (nested, named) = (registry.clone(), name.clone());
+    meta.set(
+        "__index",
+        lua.create_function(move |lua, (_, key): (Value, Value)| {
+            let key = key.to_string()?;
+            stand_in(lua, &nested, format!("{named}.{key}"))
+        })?,
+    )?;
+    let registry = registry.clone();
+    meta.set(
+        "__call",
+        lua.create_function(move |_, _: Variadic<Value>| {
+            if registry.is_serving() {
+                return Err(mlua::Error::runtime(format!("{name} does not exist here")));
+            }
+            Ok(())
+        })?,
+    )?;
+    let stand_in = lua.create_table()?;
+    stand_in.set_metatable(Some(meta))?;
+    Ok(stand_in)
+}

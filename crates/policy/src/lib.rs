@@ -1,0 +1,148 @@
+//! Runs the operator's Lua policy.
+//!
+//! A policy is loaded into several Lua states, each on a worker thread of its own ([`worker`]), fed
+//! from one bounded queue ([`pool`]). Whatever a handler does (loop, wait, raise, hoard, answer
+//! nonsense), its call ends within its deadline, the others go on, and the answer is a [`Judgement`].
+
+mod api;
+mod convert;
+mod hook;
+mod pool;
+mod vm;
+mod worker;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gatepost_auth::{Credentials, Judgement};
+
+use crate::pool::Pool;
+
+/// How a policy is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicySettings {
+    /// The file.
+    pub file: PathBuf,
+    /// Worker threads, at least one.
+    pub workers: usize,
+    /// How many calls may wait for a worker.
+    pub queue: usize,
+    /// Longest time for one call, waiting included.
+    pub callback_timeout: Duration,
+    /// Memory of one worker's Lua state, in bytes.
+    pub memory_limit: usize,
+}
+
+/// A loaded policy. Dropping it lets the workers finish the calls that they are in, and does not wait
+/// for them.
+#[derive(Debug)]
+pub struct Policy {
+    pool: Pool,
+    report: LoadReport,
+}
+
+/// What was found while a policy was loaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct LoadReport {
+    pub(crate) warnings: Vec<String>,
+    pub(crate) handles_basic: bool,
+    pub(crate) handles_bearer: bool,
+}
+
+/// Figures about the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PolicyStats {
+    /// Workers that take calls.
+    pub workers: usize,
+    /// Workers given up since the start, because a call did not let go of them.
+    pub abandoned: usize,
+    /// Calls that wait for a worker.
+    pub queued: usize,
+}
+
+/// Why a policy cannot be used. One line, with file and line of the fault where there is one.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file cannot be read.
+    #[error("{}: cannot read the policy: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// The system's word on it.
+        source: std::io::Error,
+    },
+    /// Lua does not like it: a syntax error, an error raised while loading, or too much memory used.
+    #[error("{0}")]
+    Lua(String),
+    /// The file did not finish loading in time.
+    #[error("{}: the policy did not finish loading within {} s", file.display(), limit.as_secs())]
+    TooSlow {
+        /// The file.
+        file: PathBuf,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// No credentials could ever be judged.
+    #[error("{}: the policy registers no handler: it needs kumo.on('http_server_validate_auth_basic', …) or kumo.on('http_server_validate_auth_bearer', …)", file.display())]
+    NoHandler {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The system gives no more threads.
+    #[error("cannot start a policy worker: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl Policy {
+    /// Compiles and runs the file, checks its handlers and starts the workers. Blocks meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`]; nothing is left running then.
+    pub fn load(settings: PolicySettings) -> Result<Self, LoadError> {
+        let (pool, report) = Pool::start(settings)?;
+        Ok(Self { pool, report })
+    }
+
+    /// What an operator should know: handlers that are missing or registered twice, functions that do
+    /// not exist here.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.report.warnings
+    }
+
+    /// Whether there is a handler for Basic credentials.
+    #[must_use]
+    pub fn handles_basic(&self) -> bool {
+        self.report.handles_basic
+    }
+
+    /// Whether there is a handler for bearer tokens.
+    #[must_use]
+    pub fn handles_bearer(&self) -> bool {
+        self.report.handles_bearer
+    }
+
+    /// Asks the handler for these credentials. Returns within `callback_timeout`, whatever the handler
+    /// does. Runs on any tokio runtime with a clock.
+    pub async fn judge(&self, credentials: Credentials) -> Judgement {
+        let handled = match &credentials {
+            Credentials::Basic { .. } => self.report.handles_basic,
+            Credentials::Bearer { .. } => self.report.handles_bearer,
+        };
+        if handled {
+            self.pool.judge(credentials).await
+        } else {
+            Judgement::NoHandler
+        }
+    }
+
+    /// Figures about the workers.
+    #[must_use]
+    pub fn stats(&self) -> PolicyStats {
+        self.pool.stats()
+    }
+}
+
+#[cfg(test)]
+mod tests;

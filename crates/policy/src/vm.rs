@@ -1,0 +1,282 @@
+//! One Lua state with the policy loaded into it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use gatepost_auth::{Credentials, Judgement};
+use mlua::chunk::ChunkMode;
+use mlua::{Function, Lua, LuaOptions, StdLib, Value};
+
+use crate::api::{self, HashPool};
+use crate::hook::{self, Turn};
+use crate::{LoadError, LoadReport, PolicySettings, convert};
+
+/// How long a policy file may take to run. It may fetch things; it may not hang.
+const LOAD_TIME: Duration = Duration::from_secs(30);
+
+pub(crate) const BASIC: &str = "http_server_validate_auth_basic";
+pub(crate) const BEARER: &str = "http_server_validate_auth_bearer";
+
+/// INVARIANT: a `Function` outlives its `Lua` only to panic when it is used, so both stay together here
+/// and nothing hands a `Function` out.
+pub(crate) struct Vm {
+    registry: Registry,
+    turn: Turn,
+    lua: Lua,
+    memory_limit: usize,
+}
+
+/// What the file registers, shared with the functions that it calls.
+#[derive(Clone, Default)]
+pub(crate) struct Registry(Rc<Registered>);
+
+#[derive(Default)]
+struct Registered {
+    /// Set once the file has run: from then on nothing is registered any more.
+    serving: Cell<bool>,
+    handlers: RefCell<BTreeMap<String, Handler>>,
+    warnings: RefCell<Vec<String>>,
+}
+
+struct Handler {
+    function: Function,
+    place: String,
+}
+
+impl Registry {
+    pub(crate) fn is_serving(&self) -> bool {
+        self.0.serving.get()
+    }
+
+    /// Says something once.
+    pub(crate) fn warn(&self, text: String) {
+        let mut warnings = self.0.warnings.borrow_mut();
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    pub(crate) fn register(&self, event: &str, function: Function, place: &str) {
+        let handler = Handler {
+            function,
+            place: place.to_owned(),
+        };
+        let earlier = self
+            .0
+            .handlers
+            .borrow_mut()
+            .insert(event.to_owned(), handler);
+        if let Some(earlier) = earlier
+            && [BASIC, BEARER].contains(&event)
+        {
+            self.warn(format!(
+                "{place}: {event} is registered twice; the handler of {} is not used",
+                earlier.place
+            ));
+        }
+    }
+
+    fn handler(&self, event: &str) -> Option<Function> {
+        self.0
+            .handlers
+            .borrow()
+            .get(event)
+            .map(|handler| handler.function.clone())
+    }
+
+    fn report(&self) -> LoadReport {
+        let handlers = self.0.handlers.borrow();
+        let never: Vec<&str> = handlers
+            .keys()
+            .map(String::as_str)
+            .filter(|event| ![BASIC, BEARER].contains(event))
+            .collect();
+        if !never.is_empty() {
+            tracing::info!(
+                events = never.join(", "),
+                "the policy registers events that never happen here"
+            );
+        }
+        let mut warnings = self.0.warnings.borrow().clone();
+        let handles_basic = handlers.contains_key(BASIC);
+        if !handles_basic {
+            warnings.push(format!(
+                "the policy has no handler for {BASIC}: Basic credentials are refused"
+            ));
+        }
+        LoadReport {
+            warnings,
+            handles_basic,
+            handles_bearer: handlers.contains_key(BEARER),
+        }
+    }
+}
+
+impl Vm {
+    /// Makes a state and runs the file in it. Must run inside a tokio runtime.
+    pub(crate) async fn load(
+        settings: &PolicySettings,
+        hashes: &HashPool,
+    ) -> Result<(Self, LoadReport), LoadError> {
+        let file = &settings.file;
+        let source = std::fs::read(file).map_err(|source| LoadError::Read {
+            file: file.clone(),
+            source,
+        })?;
+        let vm =
+            Self::bare(settings, hashes).map_err(|fault| LoadError::Lua(first_line(&fault)))?;
+        let deadline = Instant::now() + LOAD_TIME;
+        let ran = vm.run_file(file, &source, deadline).await;
+        if Instant::now() >= deadline {
+            return Err(LoadError::TooSlow {
+                file: file.clone(),
+                limit: LOAD_TIME,
+            });
+        }
+        ran.map_err(|fault| LoadError::Lua(first_line(&fault)))?;
+        vm.registry.0.serving.set(true);
+        let report = vm.registry.report();
+        if !report.handles_basic && !report.handles_bearer {
+            return Err(LoadError::NoHandler { file: file.clone() });
+        }
+        Ok((vm, report))
+    }
+
+    fn bare(settings: &PolicySettings, hashes: &HashPool) -> mlua::Result<Self> {
+        let libraries = StdLib::COROUTINE
+            | StdLib::TABLE
+            | StdLib::IO
+            | StdLib::OS
+            | StdLib::STRING
+            | StdLib::UTF8
+            | StdLib::MATH
+            | StdLib::PACKAGE;
+        let lua = Lua::new_with(libraries, LuaOptions::new())?;
+        lua.set_memory_limit(settings.memory_limit)?;
+        let vm = Self {
+            registry: Registry::default(),
+            turn: Turn::default(),
+            lua,
+            memory_limit: settings.memory_limit,
+        };
+        hook::install(&vm.lua, &vm.turn)?;
+        let folder = settings.file.parent().unwrap_or(Path::new(""));
+        api::install(&vm.lua, &vm.registry, folder, hashes)?;
+        Ok(vm)
+    }
+
+    async fn run_file(&self, file: &Path, source: &[u8], deadline: Instant) -> mlua::Result<()> {
+        // Lua shows a chunk whose name begins with `@` as a file name.
+        let chunk = self
+            .lua
+            .load(source)
+            .set_name(format!("@{}", file.display()));
+        let function = chunk.set_mode(ChunkMode::Text).into_function()?;
+        self.call::<()>(&function, (), deadline, |_| {}).await
+    }
+
+    /// Runs a function as a coroutine of its own, under the hook.
+    async fn call<R: mlua::FromLuaMulti>(
+        &self,
+        function: &Function,
+        arguments: impl mlua::IntoLuaMulti,
+        deadline: Instant,
+        watch: impl Fn(bool) + Unpin,
+    ) -> mlua::Result<R> {
+        let thread = self.lua.create_thread(function.clone())?;
+        let coroutine = thread.to_pointer();
+        let running = thread.into_async::<R>(arguments)?;
+        let timed = self
+            .turn
+            .take(deadline, coroutine, watch, Box::pin(running));
+        match tokio::time::timeout_at(deadline.into(), timed).await {
+            Ok(result) => result,
+            Err(_) => Err(mlua::Error::runtime("the call took too long")),
+        }
+    }
+
+    /// Asks the handler. `watch` is told true before and false after every stretch of running.
+    pub(crate) async fn judge(
+        &self,
+        credentials: &Credentials,
+        deadline: Instant,
+        watch: impl Fn(bool) + Unpin,
+    ) -> Judgement {
+        let answered = match credentials {
+            Credentials::Basic { user, password } => {
+                let Some(handler) = self.registry.handler(BASIC) else {
+                    return Judgement::NoHandler;
+                };
+                let password = password.as_ref().map(gatepost_auth::Secret::expose);
+                self.call::<Value>(&handler, (user.as_str(), password), deadline, watch)
+                    .await
+            }
+            Credentials::Bearer { token } => {
+                let Some(handler) = self.registry.handler(BEARER) else {
+                    return Judgement::NoHandler;
+                };
+                self.call::<Value>(&handler, token.expose(), deadline, watch)
+                    .await
+            }
+        };
+        if Instant::now() >= deadline {
+            tracing::warn!(?credentials, "the policy took too long");
+            return Judgement::TimedOut;
+        }
+        let answer = answered.map_err(|fault| first_line(&fault));
+        match answer.and_then(|answer| convert::judgement(credentials, &answer)) {
+            Ok(judgement) => judgement,
+            Err(reason) => {
+                tracing::error!(
+                    ?credentials,
+                    reason = redact(reason, credentials),
+                    "the policy failed"
+                );
+                Judgement::Failed
+            }
+        }
+    }
+
+    /// Whether the state holds on to so much memory that later calls would suffer.
+    pub(crate) fn is_worn(&self) -> bool {
+        // Without memory to collect in, it is worn in any case.
+        self.lua.gc_collect().is_err() || self.lua.used_memory() > self.memory_limit / 2
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.registry.0.handlers.borrow_mut().clear();
+    }
+}
+
+/// The error without Lua's traceback, which is of use to the author of a library, not of a policy.
+fn first_line(fault: &mlua::Error) -> String {
+    let text = fault.to_string();
+    let text = text.split("\nstack traceback:").next().unwrap_or_default();
+    let text = ["runtime error: ", "syntax error: ", "memory error: "]
+        .iter()
+        .find_map(|kind| text.strip_prefix(kind))
+        .unwrap_or(text);
+    text.trim().to_owned()
+}
+
+/// A handler may put what it was given into its error. The log must not have it.
+fn redact(text: String, credentials: &Credentials) -> String {
+    let secret = match credentials {
+        Credentials::Basic {
+            password: Some(password),
+            ..
+        } => password.expose(),
+        Credentials::Basic { password: None, .. } => "",
+        Credentials::Bearer { token } => token.expose(),
+    };
+    if secret.is_empty() {
+        text
+    } else {
+        text.replace(secret, "[redacted]")
+    }
+}

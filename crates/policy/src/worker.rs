@@ -1,0 +1,203 @@
+//! A worker: one thread, one Lua state, many calls at once.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use gatepost_auth::{Credentials, Judgement};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::LocalSet;
+
+use crate::api::HashPool;
+use crate::vm::Vm;
+use crate::{LoadError, LoadReport, PolicySettings};
+
+/// Calls that one worker has begun and not ended; they wait for I/O, or take turns. Beyond that calls
+/// stay in the queue, so that its bound keeps its meaning.
+const CALLS_AT_ONCE: usize = 256;
+
+/// A question to the policy.
+pub(crate) struct Call {
+    pub(crate) credentials: Credentials,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: oneshot::Sender<Judgement>,
+}
+
+/// What others may know of a worker while it is busy.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    epoch: Instant,
+    /// When the stretch of Lua began that is running now: milliseconds since the epoch, plus one; 0
+    /// while none is.
+    since: AtomicU64,
+    /// Set when the worker is given up. It ends as soon as it comes back.
+    retired: AtomicBool,
+}
+
+impl Watch {
+    pub(crate) fn new() -> Self {
+        Self {
+            epoch: Instant::now(),
+            since: AtomicU64::new(0),
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .saturating_add(1)
+    }
+
+    fn running(&self, running: bool) {
+        self.since
+            .store(if running { self.now() } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// For how many milliseconds Lua has not let go of the thread.
+    pub(crate) fn busy_ms(&self) -> u64 {
+        match self.since.load(Ordering::Relaxed) {
+            0 => 0,
+            since => self.now().saturating_sub(since),
+        }
+    }
+
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+}
+
+/// The body of a worker's thread. Tells `loaded` what came of loading the policy, then serves until
+/// the queue is closed or the worker is given up.
+pub(crate) fn run(
+    settings: &PolicySettings,
+    hashes: &HashPool,
+    calls: &async_channel::Receiver<Call>,
+    watch: &Arc<Watch>,
+    loaded: impl FnOnce(Result<LoadReport, LoadError>),
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(fault) => return loaded(Err(LoadError::Thread(fault))),
+    };
+    let tasks = LocalSet::new();
+    tasks.block_on(&runtime, async {
+        let vm = match Vm::load(settings, hashes).await {
+            Ok((vm, report)) => {
+                loaded(Ok(report));
+                vm
+            }
+            Err(fault) => return loaded(Err(fault)),
+        };
+        let worker = Worker {
+            settings,
+            hashes,
+            watch,
+            vm: Rc::new(RefCell::new(Rc::new(vm))),
+        };
+        worker.serve(calls).await;
+    });
+    if watch.is_retired() {
+        // What it left behind has long been answered; dropping it may run into the same trap again.
+        drop(tasks);
+        return;
+    }
+    // The policy was replaced or the process ends: calls in flight end by themselves, at their
+    // deadlines at the latest.
+    runtime.block_on(tasks);
+}
+
+struct Worker<'a> {
+    settings: &'a PolicySettings,
+    hashes: &'a HashPool,
+    watch: &'a Arc<Watch>,
+    /// The state that new calls run in. Calls in flight keep the one that they began in.
+    vm: Rc<RefCell<Rc<Vm>>>,
+}
+
+impl Worker<'_> {
+    async fn serve(&self, calls: &async_channel::Receiver<Call>) {
+        let room = Arc::new(Semaphore::new(CALLS_AT_ONCE));
+        let worn = Rc::new(RefCell::new(None));
+        while let Ok(place) = room.clone().acquire_owned().await {
+            let Ok(call) = calls.recv().await else {
+                return;
+            };
+            if self.watch.is_retired() {
+                return;
+            }
+            self.replace_if_worn(&worn).await;
+            if call.reply.is_closed() || Instant::now() >= call.deadline {
+                continue;
+            }
+            let vm = self.vm.borrow().clone();
+            let (watch, worn) = (self.watch.clone(), worn.clone());
+            tokio::task::spawn_local(async move {
+                // Left in place by a panic in the call, which is not trusted to have left the state whole.
+                let suspect = Suspect {
+                    vm: Some(vm.clone()),
+                    worn,
+                };
+                let told = watch.clone();
+                let judgement = vm
+                    .judge(&call.credentials, call.deadline, move |it| told.running(it))
+                    .await;
+                let failed = judgement == Judgement::Failed;
+                // Nobody waits any more where the deadline has passed.
+                let _ = call.reply.send(judgement);
+                if !failed || !vm.is_worn() {
+                    suspect.clear();
+                }
+                drop(place);
+            });
+        }
+    }
+
+    /// Loads the policy into a fresh state where a call has spoilt the present one.
+    async fn replace_if_worn(&self, worn: &Rc<RefCell<Option<Rc<Vm>>>>) {
+        let Some(spoilt) = worn.borrow_mut().take() else {
+            return;
+        };
+        if !Rc::ptr_eq(&spoilt, &*self.vm.borrow()) {
+            return;
+        }
+        match Vm::load(self.settings, self.hashes).await {
+            Ok((fresh, _)) => {
+                tracing::warn!("a policy worker was given a fresh Lua state");
+                *self.vm.borrow_mut() = Rc::new(fresh);
+            }
+            Err(fault) => {
+                tracing::error!(%fault, "a policy worker goes on with a spoilt Lua state");
+            }
+        }
+    }
+}
+
+/// Marks a state as spoilt unless its call ended well.
+struct Suspect {
+    vm: Option<Rc<Vm>>,
+    worn: Rc<RefCell<Option<Rc<Vm>>>>,
+}
+
+impl Suspect {
+    fn clear(mut self) {
+        self.vm = None;
+    }
+}
+
+impl Drop for Suspect {
+    fn drop(&mut self) {
+        if let Some(vm) = self.vm.take() {
+            *self.worn.borrow_mut() = Some(vm);
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The door: the one place where a request is let through or turned away.
+//!
+//! [`Door::decide`] is the whole way of a request, top to bottom. It ends in a permit or in a refusal;
+//! without a permit there is no upstream address, so whatever goes wrong on the way, nothing passes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use gatepost_auth::address::client_address;
+use gatepost_auth::path::Target;
+use gatepost_auth::wire::check_http2;
+use gatepost_auth::{Credentials, Mechanism, Permit, Refusal, Subject};
+use http::Version;
+use pingora_core::modules::http::HttpModules;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::ErrorType::{ConnectTimedout, InternalError, ReadTimedout, WriteTimedout};
+use pingora_error::{Error, ErrorSource, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use prometheus::IntGauge;
+
+use crate::answer;
+use crate::metrics::Metrics;
+use crate::record::Record;
+use crate::snapshot::Snapshot;
+
+/// Shared by all requests.
+pub(crate) struct Door {
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(crate) metrics: Metrics,
+}
+
+/// What one request carries with it.
+pub(crate) struct Passage {
+    record: Record,
+    snapshot: Arc<Snapshot>,
+    permit: Option<Permit>,
+    /// Whether anything of the body has been given to an upstream connection.
+    body_begun: bool,
+    _in_flight: InFlight,
+}
+
+impl Door {
+    /// The way of one request.
+    async fn decide(&self, session: &Session, passage: &mut Passage) -> Result<Permit, Refusal> {
+        let Passage {
+            record, snapshot, ..
+        } = passage;
+        let gate = &snapshot.gate;
+        let request = session.req_header();
+        record.method = Some(request.method.clone());
+        let target = plain_target(request)?;
+        let forwarded_for = request.headers.get_all("x-forwarded-for").iter();
+        let client = client_address(peer_address(session)?, forwarded_for, &gate.trusted_proxies)?;
+        record.client = Some(client);
+        let route = gate.routes.find(&request.method, &target)?;
+        record.route = Some(route.path.label().clone());
+        let subject = match Credentials::from_headers(&request.headers, &gate.credentials)? {
+            Some(credentials) => judge(credentials, snapshot, record).await?,
+            None => gate.without_credentials(route, client)?,
+        };
+        gate.permit(route, client, subject)
+    }
+}
+
+/// The path and query, if they have one meaning. HTTP/1 heads were checked before they were parsed.
+fn plain_target(request: &RequestHeader) -> Result<Target<'_>, Refusal> {
+    if request.version == Version::HTTP_2 {
+        let authority = request.uri.authority().map(http::uri::Authority::as_str);
+        check_http2(authority, &request.headers)?;
+    }
+    Ok(Target::parse(request.raw_path())?)
+}
+
+fn peer_address(session: &Session) -> Result<std::net::IpAddr, Refusal> {
+    session
+        .client_addr()
+        .and_then(|address| address.as_inet())
+        .map(|address| address.ip().to_canonical())
+        .ok_or(Refusal::Internal)
+}
+
+/// Asks the policy. Wrong credentials end the request here, wherever it comes from.
+async fn judge(
+    credentials: Credentials,
+    snapshot: &Snapshot,
+    record: &mut Record,
+) -> Result<Subject, Refusal> {
+    let mechanism = match &credentials {
+        Credentials::Basic { user, .. } => {
+            record.identity = Some(user.clone());
+            Mechanism::Basic
+        }
+        Credentials::Bearer { .. } => Mechanism::Bearer,
+    };
+    let asked = Instant::now();
+    let judgement = snapshot.policy.judge(credentials).await;
+    record.judged = Some((mechanism, judgement.outcome(), asked.elapsed()));
+    judgement.into_subject(mechanism)
+}
+
+#[async_trait]
+impl ProxyHttp for Door {
+    type CTX = Passage;
+
+    fn new_ctx(&self) -> Passage {
+        Passage {
+            record: Record::new(Instant::now()),
+            snapshot: self.snapshot.load_full(),
+            permit: None,
+            body_begun: false,
+            _in_flight: InFlight::new(&self.metrics.in_flight),
+        }
+    }
+
+    /// No module is used; the default would run one that compresses nothing.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<bool> {
+        match self.decide(session, passage).await {
+            Ok(permit) => {
+                passage.record.permitted(&permit);
+                passage.permit = Some(permit);
+                Ok(false)
+            }
+            Err(refusal) => {
+                passage.record.refused(&refusal);
+                answer::refuse(session, &refusal, Some(&passage.snapshot.challenge)).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        passage: &mut Passage,
+    ) -> Result<Box<HttpPeer>> {
+        let permit = passage.permit.as_ref();
+        let permit = permit.ok_or_else(|| Error::explain(InternalError, "no permit"))?;
+        passage.record.upstream_asked();
+        Ok(passage.snapshot.upstream.peer(permit))
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        request: &mut RequestHeader,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        let permit = passage.permit.as_ref();
+        let permit = permit.ok_or_else(|| Error::explain(InternalError, "no permit"))?;
+        let snapshot = &passage.snapshot;
+        snapshot
+            .upstream
+            .rewrite(request, permit, &snapshot.gate.protected)
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        passage.body_begun = true;
+        let length = body.as_ref().map_or(0, Bytes::len);
+        passage.record.bytes_in += u64::try_from(length).unwrap_or(u64::MAX);
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        _response: &mut ResponseHeader,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        passage.record.upstream_answered();
+        Ok(())
+    }
+
+    /// A pooled connection may turn out to be dead when it is used. The request is sent again only
+    /// where the upstream cannot have acted on it: its head could not be written whole, or its method
+    /// is idempotent and the body is still at hand. A body that was sent is never sent twice.
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        e: Box<Error>,
+        passage: &mut Passage,
+        client_reused: bool,
+    ) -> Box<Error> {
+        let mut e = e.more_context(format!("upstream {}", peer._address));
+        let harmless = !passage.body_begun
+            || (session.req_header().method.is_idempotent()
+                && !session.as_ref().retry_buffer_truncated());
+        if harmless {
+            e.retry.decide_reuse(client_reused);
+        } else {
+            e.set_retry(false);
+        }
+        e
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        e: &Error,
+        passage: &mut Passage,
+    ) -> FailToProxy {
+        let refusal = classify(e);
+        passage.record.refused(&refusal);
+        passage.record.detail = Some(e.to_string());
+        let answered = answer::refuse(session, &refusal, None).await;
+        session.set_keepalive(None);
+        let error_code = if answered.is_ok() {
+            refusal.status().as_u16()
+        } else {
+            0
+        };
+        FailToProxy {
+            error_code,
+            can_reuse_downstream: false,
+        }
+    }
+
+    /// The record says it, once.
+    fn suppress_error_log(&self, _session: &Session, _passage: &Passage, _error: &Error) -> bool {
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, _e: Option<&Error>, passage: &mut Passage) {
+        // Bytes that a client sent ahead of its answer must not become the next request unseen.
+        session.set_pipelining_enabled(false);
+        let record = &mut passage.record;
+        if let Some(head) = session.response_written() {
+            record.status = head.status.as_u16();
+        }
+        record.bytes_out = u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX);
+        self.metrics.count(record);
+        record.log();
+    }
+}
+
+/// Whose fault a failure is, and how it is answered.
+fn classify(e: &Error) -> Refusal {
+    let timed_out = matches!(e.etype(), ConnectTimedout | ReadTimedout | WriteTimedout);
+    match e.esource() {
+        ErrorSource::Upstream if timed_out => Refusal::UpstreamTimedOut,
+        ErrorSource::Upstream => Refusal::UpstreamFailed,
+        ErrorSource::Downstream if timed_out => Refusal::BodyTimedOut,
+        ErrorSource::Downstream => Refusal::Body,
+        ErrorSource::Internal | ErrorSource::Unset => Refusal::Internal,
+    }
+}
+
+/// Counts a request for as long as it lives, also when its connection is dropped in the middle.
+struct InFlight(IntGauge);
+
+impl InFlight {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,109 @@
+//! What the upstream gets to see: where it is, and the request's head as gatepost rewrites it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gatepost_auth::Permit;
+use gatepost_auth::headers::ProtectedNames;
+use http::{HeaderName, HeaderValue};
+use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora_error::ErrorType::InternalError;
+use pingora_error::{Error, OrErr as _, Result};
+use pingora_http::RequestHeader;
+
+/// The upstream, ready to be asked for.
+pub(crate) struct Upstream {
+    peer: HttpPeer,
+    identity_header: HeaderName,
+}
+
+/// Where the upstream listens, once names are resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamTarget {
+    /// Plain HTTP over TCP.
+    Tcp(SocketAddr),
+    /// Plain HTTP over a Unix domain socket.
+    Unix(PathBuf),
+}
+
+/// Time limits towards the upstream.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UpstreamTimes {
+    pub(crate) connect: Duration,
+    pub(crate) response: Duration,
+    pub(crate) idle: Duration,
+}
+
+impl Upstream {
+    /// # Errors
+    ///
+    /// Where the path of a Unix socket is too long for the system.
+    pub(crate) fn new(
+        target: &UpstreamTarget,
+        times: UpstreamTimes,
+        identity_header: HeaderName,
+    ) -> Result<Self> {
+        let mut peer = match target {
+            UpstreamTarget::Tcp(address) => HttpPeer::new(*address, false, String::new()),
+            UpstreamTarget::Unix(path) => {
+                let path = path
+                    .to_str()
+                    .ok_or_else(|| Error::explain(InternalError, "socket path is not UTF-8"))?;
+                HttpPeer::new_uds(path, false, String::new())?
+            }
+        };
+        peer.options.connection_timeout = Some(times.connect);
+        peer.options.total_connection_timeout = Some(times.connect);
+        peer.options.read_timeout = Some(times.response);
+        peer.options.write_timeout = Some(times.response);
+        peer.options.idle_timeout = Some(times.idle);
+        // Removes hop-by-hop headers and whatever Connection nominates before `rewrite` runs, so a
+        // client cannot make anybody drop what `rewrite` sets.
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+        Ok(Self {
+            peer,
+            identity_header,
+        })
+    }
+
+    /// The upstream's address, for a request that may pass.
+    ///
+    /// INVARIANT: there is no other way to it than with a permit.
+    pub(crate) fn peer(&self, _proof: &Permit) -> Box<HttpPeer> {
+        Box::new(self.peer.clone())
+    }
+
+    /// Makes the head that the upstream gets: nothing that only gatepost may say comes from the
+    /// client, and what gatepost says is there exactly once. Runs on a fresh copy of the client's
+    /// head at every try.
+    ///
+    /// # Errors
+    ///
+    /// Where the identity cannot be written as a header value; it has been checked to be one.
+    pub(crate) fn rewrite(
+        &self,
+        request: &mut RequestHeader,
+        permit: &Permit,
+        protected: &ProtectedNames,
+    ) -> Result<()> {
+        let client_said: Vec<HeaderName> = request
+            .headers
+            .keys()
+            .filter(|name| protected.contains(name))
+            .cloned()
+            .collect();
+        for name in &client_said {
+            request.remove_header(name);
+        }
+        // RFC 9110 §5.5 calls bytes above 127 opaque; a UTF-8 name goes out as UTF-8.
+        if let Some(identity) = permit.subject().identity() {
+            let value = HeaderValue::from_bytes(identity.as_bytes())
+                .or_err(InternalError, "identity is no header value")?;
+            request.insert_header(self.identity_header.clone(), value)?;
+        }
+        request.insert_header("X-Forwarded-For", permit.client().to_string())?;
+        request.insert_header("X-Forwarded-Proto", "http")?;
+        Ok(())
+    }
+}

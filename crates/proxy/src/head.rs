@@ -1,0 +1,232 @@
+//! Reads the head of an HTTP/1 request before the proxy library sees it.
+//!
+//! The library bounds each read but not the whole head, repairs what it should refuse, and keeps no
+//! word about what it repaired. Here the bytes are collected under one deadline and held against
+//! [`HeadScanner`]; only a head that passed is handed on, byte for byte.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use gatepost_auth::Refusal;
+use gatepost_auth::wire::{HeadLimits, HeadScanner};
+use pingora_core::server::ShutdownWatch;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::time::{Instant, sleep_until};
+
+/// RFC 9113 §3.4: what a client sends that knows to be talking to an HTTP/2 server.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// An ordinary head fits; a larger one grows the buffer.
+const FIRST_READ: usize = 2048;
+
+/// What came in on a connection.
+pub(crate) enum Incoming {
+    /// A head that passed, and whatever of the body came with it.
+    Request {
+        bytes: BytesMut,
+        /// The client sent more than this request without waiting for its answer. The rest was
+        /// dropped; the connection must close after the answer.
+        last: bool,
+    },
+    /// The beginning of an HTTP/2 connection.
+    Http2(BytesMut),
+    /// The client went away, or stayed silent between two requests.
+    Closed,
+    /// A head that did not pass.
+    Refused(Refusal),
+}
+
+/// How long to wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadTimes {
+    /// For the first byte.
+    pub(crate) idle: Duration,
+    /// From the first byte to the end of the head.
+    pub(crate) head: Duration,
+}
+
+/// Whether a connection may still turn out to be HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// The first bytes of a connection.
+    First,
+    /// A further request on it.
+    Later,
+}
+
+/// Reads up to the end of the next head.
+pub(crate) async fn next_head(
+    stream: &mut (impl AsyncRead + Unpin + ?Sized),
+    turn: Turn,
+    limits: HeadLimits,
+    times: HeadTimes,
+    shutdown: &mut ShutdownWatch,
+) -> Incoming {
+    let mut bytes = BytesMut::with_capacity(FIRST_READ);
+    let mut scanner = HeadScanner::new(limits);
+    let mut deadline = Instant::now() + times.idle;
+    loop {
+        let waiting = bytes.is_empty();
+        if waiting && turn == Turn::Later && *shutdown.borrow() {
+            return Incoming::Closed;
+        }
+        let read = tokio::select! {
+            biased;
+            read = stream.read_buf(&mut bytes) => read,
+            () = sleep_until(deadline) => {
+                return if waiting { Incoming::Closed } else { Incoming::Refused(Refusal::HeadTimedOut) };
+            }
+            // Between two requests nothing is lost by closing; within one the client waits.
+            _ = shutdown.changed(), if waiting => continue,
+        };
+        match read {
+            // Half a head is answered by closing: there is nobody to read an answer, or nothing to
+            // answer to.
+            Ok(0) | Err(_) => return Incoming::Closed,
+            Ok(_) if waiting => deadline = Instant::now() + times.head,
+            Ok(_) => {}
+        }
+        if turn == Turn::First && may_be_http2(&bytes) {
+            if bytes.len() >= HTTP2_PREFACE.len() {
+                return Incoming::Http2(bytes);
+            }
+            continue;
+        }
+        match scanner.advance(&bytes) {
+            Ok(None) => {}
+            Ok(Some(end)) => return request(bytes, end, scanner.body_length()),
+            Err(fault) => return Incoming::Refused(Refusal::Head(fault)),
+        }
+    }
+}
+
+fn may_be_http2(bytes: &[u8]) -> bool {
+    bytes.iter().zip(HTTP2_PREFACE).all(|(a, b)| a == b)
+}
+
+/// Requests are answered one at a time. A client that does not wait for its answer has the rest of
+/// what it sent dropped, and is told so by `Connection: close`.
+fn request(mut bytes: BytesMut, end: usize, body_length: Option<u64>) -> Incoming {
+    let whole = body_length
+        .and_then(|length| usize::try_from(length).ok())
+        .and_then(|length| end.checked_add(length))
+        .unwrap_or(usize::MAX);
+    let last = bytes.len() > whole;
+    bytes.truncate(whole);
+    Incoming::Request { bytes, last }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gatepost_auth::wire::HeadFault;
+
+    const HEAD: &[u8] = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n";
+
+    fn read(pieces: &[&[u8]], turn: Turn) -> Incoming {
+        let mut builder = tokio_test::io::Builder::new();
+        for piece in pieces {
+            builder.read(piece);
+        }
+        let mut stream = builder.build();
+        let (_keep, mut shutdown) = tokio::sync::watch::channel(false);
+        let times = HeadTimes {
+            idle: Duration::from_secs(5),
+            head: Duration::from_secs(5),
+        };
+        tokio_test::block_on(next_head(
+            &mut stream,
+            turn,
+            HeadLimits::default(),
+            times,
+            &mut shutdown,
+        ))
+    }
+
+    fn check(pieces: &[&[u8]], expected: &[u8], expected_last: bool) {
+        let Incoming::Request { bytes, last } = read(pieces, Turn::First) else {
+            panic!("no request in {pieces:?}");
+        };
+        assert_eq!((&bytes[..], last), (expected, expected_last));
+    }
+
+    #[test]
+    fn a_head_may_come_in_pieces_and_bring_its_body() {
+        let with_body = [HEAD, b"abc"].concat();
+        check(&[HEAD], HEAD, false);
+        check(&[&with_body], &with_body, false);
+        check(&[b"P", &HEAD[1..20], &HEAD[20..]], HEAD, false);
+    }
+
+    #[test]
+    fn what_follows_a_request_is_dropped() {
+        let with_body = [HEAD, b"abc"].concat();
+        check(
+            &[&[HEAD, b"abcGET / HTTP/1.1\r\n"].concat()],
+            &with_body,
+            true,
+        );
+    }
+
+    #[test]
+    fn http2_is_recognised_by_its_whole_preface() {
+        assert!(matches!(
+            read(&[HTTP2_PREFACE], Turn::First),
+            Incoming::Http2(_)
+        ));
+        assert!(matches!(
+            read(&[b"PRI * HTTP", &HTTP2_PREFACE[10..]], Turn::First),
+            Incoming::Http2(_)
+        ));
+        for (pieces, turn) in [
+            (&[HTTP2_PREFACE][..], Turn::Later),
+            (
+                &[b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".as_slice()][..],
+                Turn::First,
+            ),
+        ] {
+            assert!(matches!(
+                read(pieces, turn),
+                Incoming::Refused(Refusal::Head(HeadFault::BadVersion))
+            ));
+        }
+    }
+
+    #[test]
+    fn half_a_head_is_no_request() {
+        assert!(matches!(
+            read(&[&HEAD[..30]], Turn::First),
+            Incoming::Closed
+        ));
+        assert!(matches!(read(&[], Turn::First), Incoming::Closed));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_drips_is_cut_off() {
+        let mut builder = tokio_test::io::Builder::new();
+        for byte in HEAD {
+            builder
+                .wait(Duration::from_secs(1))
+                .read(std::slice::from_ref(byte));
+        }
+        let mut stream = builder.build();
+        let (_keep, mut shutdown) = tokio::sync::watch::channel(false);
+        let times = HeadTimes {
+            idle: Duration::from_secs(60),
+            head: Duration::from_secs(10),
+        };
+        let begin = Instant::now();
+        let got = next_head(
+            &mut stream,
+            Turn::First,
+            HeadLimits::default(),
+            times,
+            &mut shutdown,
+        )
+        .await;
+        assert!(matches!(got, Incoming::Refused(Refusal::HeadTimedOut)));
+        assert!(begin.elapsed() < Duration::from_secs(12));
+        // The mock insists that everything is read; the rest of the drip does not matter here.
+        std::mem::forget(stream);
+    }
+}

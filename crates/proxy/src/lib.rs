@@ -1,0 +1,18 @@
+//! The way of a request through gatepost: listeners, the door, forwarding, metrics and the admin
+//! listener.
+//!
+//! The only crate that knows the proxy library. From outside it is one thing: [`Server::bind`] takes
+//! settings and a loaded policy and opens the listeners, [`Server::run`] serves until it is told to stop.
+
+mod admin;
+mod answer;
+mod connection;
+mod door;
+mod forward;
+mod head;
+mod metrics;
+mod record;
+mod server;
+mod snapshot;
+
+pub use server::{Build, Server, StartError, UpstreamTarget};

@@ -1,0 +1,205 @@
+//! Bodies: streamed, bounded in memory, and never taken for whole when they are not.
+
+use std::time::Duration;
+
+use crate::harness::{Recorder, STRANGER, Setup, TRUSTED, basic, inject, wait_for};
+
+fn chunked(chunks: &str) -> String {
+    format!("POST /api/inject/v1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}")
+}
+
+#[test]
+fn chunked_and_counted_bodies_arrive_whole() {
+    let upstream = Recorder::behaving(|stream, seen| {
+        use std::io::Write as _;
+        let body = &seen.body;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(&[head.as_bytes(), body].concat()).is_ok()
+    });
+    let gate = Setup::before(upstream.address).start();
+    let echo = |request: &str| gate.send(TRUSTED, request).unwrap().text();
+    assert_eq!(
+        echo(&chunked("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n")),
+        "hello world"
+    );
+    assert_eq!(echo(&chunked("0\r\n\r\n")), "");
+    let long = "0123456789abcdef".repeat(40_000);
+    assert_eq!(
+        echo(&crate::harness::post("/api/inject/v1", "", &long)),
+        long
+    );
+    let pieces: String = long
+        .as_bytes()
+        .chunks(9000)
+        .map(|piece| {
+            format!(
+                "{:x}\r\n{}\r\n",
+                piece.len(),
+                std::str::from_utf8(piece).unwrap()
+            )
+        })
+        .collect();
+    assert_eq!(echo(&chunked(&format!("{pieces}0\r\n\r\n"))), long);
+}
+
+/// A body that breaks off, or whose chunks cannot be read: the upstream never sees the end of such a
+/// request, so it cannot act on it, and the next request is served.
+#[test]
+fn a_broken_body_is_never_a_whole_request() {
+    let gate = Setup::demo().start();
+    let whole = crate::harness::message("me@example.com");
+    let with_length = |length: usize| {
+        format!(
+            "POST /api/inject/v1 HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{whole}"
+        )
+    };
+    let chunk = format!("{:x}\r\n{whole}\r\n", whole.len());
+    for request in [
+        with_length(whole.len() + 1),
+        with_length(100_000),
+        chunked(&chunk),
+        chunked(&format!("{chunk}5\r\nab")),
+        chunked(&format!("{chunk}nonsense\r\n\r\n")),
+        chunked(&format!("{chunk}-1\r\n\r\n")),
+        chunked(&format!("{chunk}ffffffffffffffffff\r\n\r\n")),
+        chunked(&format!("{:x}\r\n{whole}XX0\r\n\r\n", whole.len())),
+        chunked(&format!("\r\n{chunk}0\r\n\r\n")),
+    ] {
+        let mut connection = gate.connect(TRUSTED);
+        connection.write(&request);
+        connection.finish();
+        let status = connection.reply().map_or(0, |reply| reply.status);
+        assert!([0, 400].contains(&status), "{status} for {request:?}");
+    }
+    assert_eq!(gate.messages().len(), 0);
+    assert_eq!(gate.send(TRUSTED, inject("")).unwrap().status, 200);
+    assert_eq!(gate.messages().len(), 1);
+}
+
+/// A body that stalls is given up.
+#[test]
+fn a_body_that_stalls_is_cut_off() {
+    let gate = Setup::before(Recorder::start().address)
+        .with("http: { body_timeout: 300ms }")
+        .start();
+    let mut connection = gate.connect(TRUSTED);
+    connection.write("POST /api/inject/v1 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
+    assert_eq!(connection.reply().unwrap().status, 408);
+    assert!(connection.closes());
+}
+
+/// A client that trickles its head is cut off by the total deadline, however lively it is.
+#[test]
+fn a_head_that_trickles_is_cut_off() {
+    let gate = Setup::before(Recorder::start().address)
+        .with("http: { head_timeout: 500ms }")
+        .start();
+    let mut connection = gate.connect(TRUSTED);
+    let begin = std::time::Instant::now();
+    connection.write("POST /api/inject/v1 HTTP/1.1\r\n");
+    let mut writer = connection.try_clone();
+    let trickle = std::thread::spawn(move || {
+        for _ in 0..40 {
+            writer.write("X");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    assert_eq!(connection.reply().unwrap().status, 408);
+    assert!(
+        begin.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begin.elapsed()
+    );
+    trickle.join().unwrap();
+}
+
+/// The need: a refusal is read by the client, not lost in a connection reset, also while the client is
+/// still sending.
+#[test]
+fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let gate = Setup::before(Recorder::start().address).start();
+    for _ in 0..5 {
+        let mut connection = gate.connect(STRANGER);
+        let length = 8 * 1024 * 1024;
+        connection.write(format!(
+            "POST /api/inject/v1 HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n{}\r\n",
+            basic("scott", "lion")
+        ));
+        // All of it is sent before anything is read, as simple clients do.
+        connection.write(vec![b'x'; length]);
+        let reply = connection.reply().unwrap();
+        assert_eq!(
+            (reply.status, reply.header("connection")),
+            (401, Some("close"))
+        );
+        assert!(connection.closes());
+    }
+}
+
+/// The need: a sidecar has the memory of a sidecar. The figure in the README comes from here, see
+/// `make figures`.
+#[test]
+fn a_100_mb_body_passes_in_little_memory() {
+    const LENGTH: usize = 100_000_000;
+    let upstream = Drain::start();
+    let gate = Setup::before(upstream.address).start();
+    let idle = gate.peak_memory();
+    let mut connection = gate.connect(TRUSTED);
+    connection.write(format!(
+        "POST /drain HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n"
+    ));
+    let piece = vec![b'x'; 1_000_000];
+    for _ in 0..LENGTH / piece.len() {
+        connection.write(&piece);
+    }
+    let reply = connection.reply().unwrap();
+    assert_eq!(reply.text(), LENGTH.to_string());
+    let peak = gate.peak_memory();
+    let mib = |bytes: u64| bytes as f64 / f64::from(1024 * 1024);
+    println!(
+        "FIGURE 100 MB body: peak memory {:.1} MiB ({:.1} MiB before)",
+        mib(peak),
+        mib(idle)
+    );
+    assert!(peak < 40 * 1024 * 1024, "peak {:.1} MiB", mib(peak));
+}
+
+/// An upstream that counts a body and keeps none of it.
+struct Drain {
+    address: std::net::SocketAddr,
+}
+
+impl Drain {
+    fn start() -> Self {
+        use std::io::{Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut buffer = vec![0; 64 * 1024];
+            let mut head = Vec::new();
+            let end = loop {
+                let read = stream.read(&mut buffer).unwrap();
+                head.extend_from_slice(&buffer[..read]);
+                if let Some(end) = crate::harness::find(&head, b"\r\n\r\n") {
+                    break end + 4;
+                }
+            };
+            let mut body = head.len() - end;
+            while body < 100_000_000 {
+                body += stream.read(&mut buffer).unwrap();
+            }
+            let text = body.to_string();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}",
+                text.len()
+            )
+            .unwrap();
+            wait_for("the client to close", || {
+                matches!(stream.read(&mut buffer), Ok(0) | Err(_))
+            });
+        });
+        Self { address }
+    }
+}

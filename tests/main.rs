@@ -1,0 +1,19 @@
+//! End-to-end tests: the real binary, started as an operator starts it, in front of a real upstream on
+//! loopback. One file per concern; the doc comment of a test tells the attack or the need it stands for.
+
+#![cfg(test)] // Tells clippy that helpers may unwrap as tests may.
+
+mod harness;
+
+mod admin;
+mod body;
+mod credentials;
+mod demo;
+mod forged_identity;
+mod forwarding;
+mod lifecycle;
+mod policy;
+mod routes;
+mod smuggling;
+mod startup;
+mod tidy;
