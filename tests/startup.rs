@@ -120,6 +120,25 @@ fn five_faults_are_five_lines() {
     assert_eq!(out.lines().count(), 5, "{out}");
 }
 
+/// One run shows what is wrong in either file.
+#[test]
+fn faults_of_configuration_and_policy_are_shown_together() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "policy.lua", "local x = = 1\n");
+    write(
+        folder.path(),
+        "gatepost.yaml",
+        &format!("{GOOD}surprise: 1\n"),
+    );
+    let (status, out, _) = run(&["check", "--config", "gatepost.yaml"], folder.path());
+    assert_eq!(status, Some(1));
+    assert!(
+        out.contains("gatepost.yaml:12:1: unknown key `surprise`"),
+        "{out}"
+    );
+    assert!(out.contains("policy.lua:1: unexpected symbol"), "{out}");
+}
+
 #[test]
 fn a_policy_that_does_not_load_is_shown_with_its_line() {
     check(GOOD, None, &["policy.lua"]);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::node::Place;
+use crate::settings::Policy;
 
 /// One fault or warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,24 +37,33 @@ impl fmt::Display for Fault {
 
 /// Every fault of one file, in the order of their places; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Faults(Vec<Fault>);
+pub struct Faults {
+    faults: Vec<Fault>,
+    policy: Option<Policy>,
+}
 
 impl Faults {
-    pub(crate) fn new(mut faults: Vec<Fault>) -> Self {
+    pub(crate) fn new(mut faults: Vec<Fault>, policy: Option<Policy>) -> Self {
         faults.sort_by_key(|fault| fault.place);
-        Self(faults)
+        Self { faults, policy }
     }
 
     /// The faults.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
-        self.0.iter()
+        self.faults.iter()
+    }
+
+    /// The policy section where it could be read, so that the policy can be checked as well.
+    #[must_use]
+    pub fn policy(&self) -> Option<&Policy> {
+        self.policy.as_ref()
     }
 }
 
 /// A line for each.
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, fault) in self.0.iter().enumerate() {
+        for (index, fault) in self.faults.iter().enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }

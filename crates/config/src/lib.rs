@@ -32,7 +32,7 @@ const MAX_BYTES: u64 = 1024 * 1024;
 ///
 /// [`Faults`], every one of them.
 pub fn load(path: &Path) -> Result<Settings, Faults> {
-    let whole = |message: String| Faults::new(vec![Fault::new(path, None, message)]);
+    let whole = |message: String| Faults::new(vec![Fault::new(path, None, message)], None);
     // Asked first, since opening a named pipe would wait for a writer.
     let metadata = std::fs::metadata(path).map_err(|fault| whole(fault.to_string()))?;
     if !metadata.is_file() {
@@ -68,14 +68,15 @@ fn parse_and_list(text: &str, source: &Path) -> (Result<Settings, Faults>, BTree
         Ok(tree) => tree,
         Err((place, message)) => {
             let fault = Fault::new(source, place, message);
-            return (Err(Faults::new(vec![fault])), BTreeSet::new());
+            return (Err(Faults::new(vec![fault], None)), BTreeSet::new());
         }
     };
     let folder = source.parent().unwrap_or(Path::new(""));
     let reader = section::Reader::new(source);
+    let mut policy = None;
     let settings = reader
         .document(&tree)
-        .and_then(|root| read::settings(root, folder));
+        .and_then(|root| read::settings(root, folder, &mut policy));
     let (faults, warnings, asked) = reader.finish();
     // INVARIANT: where the walk leaves something out it has recorded a fault, so faults are never empty.
     let result = match settings {
@@ -83,7 +84,7 @@ fn parse_and_list(text: &str, source: &Path) -> (Result<Settings, Faults>, BTree
             warnings,
             ..settings
         }),
-        _ => Err(Faults::new(faults)),
+        _ => Err(Faults::new(faults, policy)),
     };
     (result, asked)
 }

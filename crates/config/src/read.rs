@@ -22,8 +22,13 @@ use crate::value;
 pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// Reads the whole document. `None` where a fault left something out; it has been recorded.
-pub(crate) fn settings(mut root: Section<'_>, folder: &Path) -> Option<Settings> {
+/// Reads the whole document. `None` where a fault left something out; it has been recorded. The policy
+/// section is handed out also where others are faulty.
+pub(crate) fn settings(
+    mut root: Section<'_>,
+    folder: &Path,
+    policy_read: &mut Option<Policy>,
+) -> Option<Settings> {
     let listeners = listeners(&mut root);
     let upstream = root
         .required_section("upstream")
@@ -31,6 +36,7 @@ pub(crate) fn settings(mut root: Section<'_>, folder: &Path) -> Option<Settings>
     let policy = root
         .required_section("policy")
         .and_then(|it| policy(it, folder));
+    policy_read.clone_from(&policy);
     let trusted_hosts = networks(&mut root, "trusted_hosts");
     let trusted_proxies = networks(&mut root, "trusted_proxies");
     warn_about_trust(&root, &trusted_hosts, &trusted_proxies);

@@ -6,31 +6,40 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::settings;
+use crate::settings::load_policy;
 
 /// Prints faults and warnings to `out`. Only a fault makes the exit status 1.
 pub(crate) fn run(config: &Path, out: &mut impl Write) -> Result<ExitCode> {
-    let settings = match settings::load(config) {
-        Ok(settings) => settings,
+    let loaded = gatepost_config::load(config);
+    let policy = match &loaded {
+        Ok(settings) => {
+            for warning in &settings.warnings {
+                writeln!(out, "warning: {warning}")?;
+            }
+            Some(&settings.policy)
+        }
         Err(faults) => {
-            writeln!(out, "{faults:#}")?;
-            return Ok(ExitCode::FAILURE);
+            writeln!(out, "{faults}")?;
+            faults.policy()
         }
     };
-    for warning in &settings.warnings {
-        writeln!(out, "warning: {warning}")?;
-    }
-    match settings::load_policy(&settings) {
-        Ok(policy) => {
+    let mut good = loaded.is_ok();
+    match policy.map(load_policy) {
+        Some(Ok(policy)) => {
             for warning in policy.warnings() {
                 writeln!(out, "warning: {warning}")?;
             }
-            writeln!(out, "{}: ok", config.display())?;
-            Ok(ExitCode::SUCCESS)
         }
-        Err(fault) => {
-            writeln!(out, "{fault:#}")?;
-            Ok(ExitCode::FAILURE)
+        Some(Err(fault)) => {
+            good = false;
+            writeln!(out, "{fault}")?;
         }
+        None => {}
+    }
+    if good {
+        writeln!(out, "{}: ok", config.display())?;
+        Ok(ExitCode::SUCCESS)
+    } else {
+        Ok(ExitCode::FAILURE)
     }
 }

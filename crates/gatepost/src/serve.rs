@@ -38,7 +38,7 @@ fn start(settings: Settings) -> Result<Server> {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
-    let policy = settings::load_policy(&settings)?;
+    let policy = settings::load_policy(&settings.policy)?;
     for warning in policy.warnings() {
         tracing::warn!("{warning}");
     }

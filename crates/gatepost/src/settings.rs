@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::{Result, anyhow};
 use gatepost_config::Settings;
-use gatepost_policy::{Policy, PolicySettings};
+use gatepost_policy::{LoadError, Policy, PolicySettings};
 
 /// Reads the configuration. The error lists every fault, a line each.
 pub(crate) fn load(config: &Path) -> Result<Settings> {
@@ -14,14 +14,13 @@ pub(crate) fn load(config: &Path) -> Result<Settings> {
 }
 
 /// Loads the policy that the configuration names.
-pub(crate) fn load_policy(settings: &Settings) -> Result<Policy> {
-    let policy = &settings.policy;
+pub(crate) fn load_policy(policy: &gatepost_config::Policy) -> Result<Policy, LoadError> {
     let cores = || thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    Ok(Policy::load(PolicySettings {
+    Policy::load(PolicySettings {
         file: policy.file.clone(),
         workers: policy.workers.map_or_else(cores, NonZeroUsize::get),
         queue: policy.queue,
         callback_timeout: policy.callback_timeout,
         memory_limit: usize::try_from(policy.memory_limit).unwrap_or(usize::MAX),
-    })?)
+    })
 }
