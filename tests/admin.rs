@@ -60,10 +60,7 @@ fn metrics_count_what_happened() {
             1.0,
         ),
         ("gatepost_upstream_seconds_count".to_owned(), 2.0),
-        (
-            "gatepost_policy_workers{state=\"abandoned\"}".to_owned(),
-            0.0,
-        ),
+        ("gatepost_policy_workers_abandoned_total".to_owned(), 0.0),
     ] {
         crate::harness::wait_for(&format!("{series} to be {value}"), || {
             gate.metric(&series) == value

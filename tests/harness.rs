@@ -43,6 +43,8 @@ pub(crate) struct Setup {
     policy: String,
     routes: String,
     extra: String,
+    files: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
 }
 
 /// Everything that the tests ask for unless they say otherwise.
@@ -68,12 +70,26 @@ impl Setup {
             policy: POLICY.to_owned(),
             routes: ROUTES.to_owned(),
             extra: String::new(),
+            files: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
     /// With this policy.
     pub(crate) fn policy(mut self, lua: &str) -> Self {
         lua.clone_into(&mut self.policy);
+        self
+    }
+
+    /// With one more file beside the policy.
+    pub(crate) fn file(mut self, name: &str, content: &str) -> Self {
+        self.files.push((name.to_owned(), content.to_owned()));
+        self
+    }
+
+    /// With a variable in its environment.
+    pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
+        self.environment.push((key.to_owned(), value.to_owned()));
         self
     }
 
@@ -118,7 +134,10 @@ impl Setup {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("policy.lua"), &self.policy).unwrap();
         std::fs::write(folder.path().join("gatepost.yaml"), self.yaml()).unwrap();
-        Gatepost::start(folder)
+        for (name, content) in &self.files {
+            write(folder.path(), name, content);
+        }
+        Gatepost::start(folder, &self.environment)
     }
 }
 
@@ -129,14 +148,15 @@ pub(crate) struct Gatepost {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
     /// Kept until the end; it holds configuration and policy.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Gatepost {
-    fn start(folder: tempfile::TempDir) -> Self {
+    fn start(folder: tempfile::TempDir, environment: &[(String, String)]) -> Self {
         let mut child = Command::new(BINARY)
             .args(["run", "--config"])
             .arg(folder.path().join("gatepost.yaml"))
+            .envs(environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -151,7 +171,7 @@ impl Gatepost {
             log,
             address: parse(address),
             admin: parse(admin),
-            _folder: folder,
+            folder,
         }
     }
 
@@ -215,6 +235,11 @@ impl Gatepost {
         assert!(done.unwrap().success());
     }
 
+    /// Where its configuration and policy are.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -253,14 +278,27 @@ impl Drop for Gatepost {
 
 /// Runs gatepost to its end and gives exit status, standard output and standard error.
 pub(crate) fn run(arguments: &[&str], folder: &Path) -> (Option<i32>, String, String) {
+    run_with(arguments, folder, "", &[])
+}
+
+/// The same with something on standard input and in the environment.
+pub(crate) fn run_with(
+    arguments: &[&str],
+    folder: &Path,
+    input: &str,
+    environment: &[(&str, &str)],
+) -> (Option<i32>, String, String) {
     let mut child = Command::new(BINARY)
         .args(arguments)
         .current_dir(folder)
-        .stdin(Stdio::null())
+        .envs(environment.iter().copied())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    // A program that ends without reading is its own business.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let mut ended = false;
     let deadline = Instant::now() + PATIENCE;
     while !ended && Instant::now() < deadline {

@@ -6,13 +6,16 @@
 mod harness;
 
 mod admin;
+mod author;
 mod body;
 mod credentials;
+mod decision_cache;
 mod demo;
 mod forged_identity;
 mod forwarding;
 mod lifecycle;
 mod policy;
+mod reload;
 mod routes;
 mod smuggling;
 mod startup;

@@ -84,7 +84,7 @@ fn a_worker_stuck_in_c_code_is_replaced() {
             .status
             == 200
     });
-    assert!(gate.metric("gatepost_policy_workers{state=\"abandoned\"}") >= 1.0);
+    assert!(gate.metric("gatepost_policy_workers_abandoned_total") >= 1.0);
 }
 
 /// The attack: a handler's error message holds what the client must not see; and the log holds what
@@ -185,4 +185,23 @@ fn bearer_tokens_have_a_handler_of_their_own() {
             .status,
         401
     );
+}
+
+/// What differs between two places is often in the environment.
+#[test]
+fn a_policy_reads_its_environment() {
+    let policy = "
+        require('kumo').on('http_server_validate_auth_basic', function(user, password)
+          return password == os.getenv 'MAIL_PASSWORD'
+        end)";
+    let gate = Setup::demo()
+        .policy(policy)
+        .env("MAIL_PASSWORD", "from the environment")
+        .start();
+    let status = |password: &str| {
+        gate.send(STRANGER, inject(&basic("a", password)))
+            .unwrap()
+            .status
+    };
+    assert_eq!((status("from the environment"), status("x")), (200, 401));
 }

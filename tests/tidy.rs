@@ -65,7 +65,6 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
             "pingora-core",
             "pingora-proxy",
             "pingora-http",
-            "serde-saphyr",
             "prometheus",
             "gatepost-config",
             "gatepost-proxy",
@@ -98,13 +97,7 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
     ),
     (
         "gatepost",
-        &[
-            "pingora-core",
-            "pingora-proxy",
-            "pingora-http",
-            "mlua",
-            "gatepost-auth",
-        ],
+        &["pingora-core", "pingora-proxy", "pingora-http", "mlua"],
     ),
 ];
 

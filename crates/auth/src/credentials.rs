@@ -53,6 +53,34 @@ impl Credentials {
         Self::parse(value.as_bytes(), rules).map(Some)
     }
 
+    /// Basic credentials of these parts, if a header could carry them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Credentials::from_headers`].
+    pub fn basic(
+        user: &str,
+        password: Option<&str>,
+        rules: &CredentialRules,
+    ) -> Result<Self, CredentialFault> {
+        check_user(user, rules)?;
+        if let Some(password) = password {
+            if password.len() > rules.max_password_bytes {
+                return Err(CredentialFault::TooLong);
+            }
+            // RFC 7617 §2: neither part holds control characters.
+            if password.chars().any(char::is_control) {
+                return Err(CredentialFault::ControlCharacter);
+            }
+        } else if rules.missing_password == MissingPassword::Refuse {
+            return Err(CredentialFault::NoPassword);
+        }
+        Ok(Self::Basic {
+            user: user.to_owned(),
+            password: password.map(Secret::from),
+        })
+    }
+
     /// Reads one header value.
     ///
     /// # Errors
@@ -67,7 +95,7 @@ impl Credentials {
         let (scheme, rest) = value.split_at(split);
         let rest = rest.trim_ascii();
         if scheme.eq_ignore_ascii_case(b"basic") {
-            basic(rest, rules)
+            decode_basic(rest, rules)
         } else if scheme.eq_ignore_ascii_case(b"bearer") {
             bearer(rest, rules)
         } else {
@@ -86,7 +114,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-fn basic(encoded: &[u8], rules: &CredentialRules) -> Result<Credentials, CredentialFault> {
+fn decode_basic(encoded: &[u8], rules: &CredentialRules) -> Result<Credentials, CredentialFault> {
     if encoded.is_empty() {
         return Err(CredentialFault::Empty);
     }
@@ -109,23 +137,9 @@ fn basic(encoded: &[u8], rules: &CredentialRules) -> Result<Credentials, Credent
     // RFC 7617 §2: the first colon splits; the password may hold more of them.
     let (user, password) = match text.split_once(':') {
         Some((user, password)) => (user, Some(password)),
-        None if rules.missing_password == MissingPassword::Nil => (text, None),
-        None => return Err(CredentialFault::NoPassword),
+        None => (text, None),
     };
-    check_user(user, rules)?;
-    if let Some(password) = password {
-        if password.len() > rules.max_password_bytes {
-            return Err(CredentialFault::TooLong);
-        }
-        // RFC 7617 §2: neither part holds control characters.
-        if password.chars().any(char::is_control) {
-            return Err(CredentialFault::ControlCharacter);
-        }
-    }
-    Ok(Credentials::Basic {
-        user: user.to_owned(),
-        password: password.map(Secret::from),
-    })
+    Credentials::basic(user, password, rules)
 }
 
 fn bearer(token: &[u8], rules: &CredentialRules) -> Result<Credentials, CredentialFault> {

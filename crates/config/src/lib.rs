@@ -19,8 +19,8 @@ use std::path::Path;
 
 pub use fault::{Fault, Faults};
 pub use settings::{
-    Admin, Http, IdentityForm, Listener, Log, LogFormat, Policy, Settings, Upstream,
-    UpstreamAddress,
+    Admin, DecisionCache, Http, IdentityForm, Listener, Log, LogFormat, Policy, Reload, Settings,
+    Upstream, UpstreamAddress,
 };
 
 /// Ten thousand networks take a quarter of this. In bytes.

@@ -15,7 +15,9 @@ use ipnet::IpNet;
 use crate::node::{Node, Place, Value};
 use crate::routes::routes;
 use crate::section::Section;
-use crate::settings::{Admin, Http, IdentityForm, Listener, Log, LogFormat, Policy, Settings};
+use crate::settings::{
+    Admin, DecisionCache, Http, IdentityForm, Listener, Log, LogFormat, Policy, Reload, Settings,
+};
 use crate::upstream::upstream;
 use crate::value;
 
@@ -42,6 +44,8 @@ pub(crate) fn settings(
     warn_about_trust(&root, &trusted_hosts, &trusted_proxies);
     let (credentials, realm) = credentials(&mut root);
     let routes = routes(&mut root);
+    let decision_cache = decision_cache(root.section("decision_cache"));
+    let reload = reload(root.section("reload"));
     let admin = admin(&mut root, &listeners);
     let http = http(root.section("http"));
     let threads = root
@@ -71,6 +75,8 @@ pub(crate) fn settings(
         upstream,
         gate,
         policy,
+        decision_cache,
+        reload,
         admin,
         http,
         threads,
@@ -212,13 +218,31 @@ fn credentials(root: &mut Section<'_>) -> (CredentialRules, String) {
     )
 }
 
-fn admin(root: &mut Section<'_>, listeners: &[Listener]) -> Option<Admin> {
-    let off = |node: &Node| match &node.value {
-        Value::Bool(on) => !on,
-        Value::Text(text) => text == "off",
-        Value::Null | Value::Integer(_) | Value::Float(_) | Value::List(_) | Value::Map(_) => false,
+fn decision_cache(mut section: Section<'_>) -> DecisionCache {
+    let ttl = value::duration(Duration::ZERO..=24 * HOUR);
+    let cache = DecisionCache {
+        ttl: section.or("ttl", Duration::from_secs(60), ttl),
+        capacity: section.or("capacity", 10_000, value::integer(1..=10_000_000_usize)),
     };
-    if root.node("admin").is_some_and(off) {
+    section.finish();
+    cache
+}
+
+fn reload(mut section: Section<'_>) -> Reload {
+    let often = value::duration(Duration::from_millis(100)..=HOUR);
+    let watch = section.or("watch", Some(Duration::from_secs(1)), |node| {
+        if is_off(node) {
+            Ok(None)
+        } else {
+            often(node).map(Some)
+        }
+    });
+    section.finish();
+    Reload { watch }
+}
+
+fn admin(root: &mut Section<'_>, listeners: &[Listener]) -> Option<Admin> {
+    if root.node("admin").is_some_and(is_off) {
         return None;
     }
     let mut section = root.section("admin");
@@ -232,6 +256,12 @@ fn admin(root: &mut Section<'_>, listeners: &[Listener]) -> Option<Admin> {
     }
     section.finish();
     Some(Admin { listen })
+}
+
+/// `off`, or `false`.
+fn is_off(node: &Node) -> bool {
+    matches!(&node.value, Value::Bool(false))
+        || matches!(&node.value, Value::Text(text) if text == "off")
 }
 
 fn http(mut section: Section<'_>) -> Http {

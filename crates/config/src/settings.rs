@@ -22,6 +22,10 @@ pub struct Settings {
     pub gate: Gate,
     /// The operator's Lua.
     pub policy: Policy,
+    /// What is remembered of the policy's judgements.
+    pub decision_cache: DecisionCache,
+    /// When configuration and policy are read again.
+    pub reload: Reload,
     /// The admin listener, unless it is off.
     pub admin: Option<Admin>,
     /// Limits on requests.
@@ -99,6 +103,22 @@ pub struct Policy {
     pub callback_timeout: Duration,
     /// Memory of one worker's Lua, in bytes.
     pub memory_limit: u64,
+}
+
+/// What is remembered of the policy's judgements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecisionCache {
+    /// How long accepted credentials are remembered; zero for not at all.
+    pub ttl: Duration,
+    /// How many are remembered.
+    pub capacity: usize,
+}
+
+/// When configuration and policy are read again, beside SIGHUP and `POST /reload`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reload {
+    /// How often the files are looked at; `None` for never.
+    pub watch: Option<Duration>,
 }
 
 /// The admin listener.

@@ -5,13 +5,16 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use gatepost_auth::MissingPassword;
+use gatepost_config::Settings;
+use gatepost_policy::{Policy, lets_missing_password_in, paths_made_from_user};
 
-use crate::settings::load_policy;
+use crate::settings::try_policy;
 
 /// Prints faults and warnings to `out`. Only a fault makes the exit status 1.
 pub(crate) fn run(config: &Path, out: &mut impl Write) -> Result<ExitCode> {
     let loaded = gatepost_config::load(config);
-    let policy = match &loaded {
+    let policy_section = match &loaded {
         Ok(settings) => {
             for warning in &settings.warnings {
                 writeln!(out, "warning: {warning}")?;
@@ -24,17 +27,19 @@ pub(crate) fn run(config: &Path, out: &mut impl Write) -> Result<ExitCode> {
         }
     };
     let mut good = loaded.is_ok();
-    match policy.map(load_policy) {
-        Some(Ok(policy)) => {
-            for warning in policy.warnings() {
-                writeln!(out, "warning: {warning}")?;
+    if let Some(section) = policy_section {
+        match try_policy(section) {
+            Ok(policy) => {
+                for warning in policy.warnings() {
+                    writeln!(out, "warning: {warning}")?;
+                }
+                good &= check_traps(&policy, &section.file, loaded.as_ref().ok(), out)?;
+            }
+            Err(fault) => {
+                good = false;
+                writeln!(out, "{fault}")?;
             }
         }
-        Some(Err(fault)) => {
-            good = false;
-            writeln!(out, "{fault}")?;
-        }
-        None => {}
     }
     if good {
         writeln!(out, "{}: ok", config.display())?;
@@ -42,4 +47,48 @@ pub(crate) fn run(config: &Path, out: &mut impl Write) -> Result<ExitCode> {
     } else {
         Ok(ExitCode::FAILURE)
     }
+}
+
+/// The mistakes that handlers are known for. Gives false where one of them is open to clients.
+fn check_traps(
+    policy: &Policy,
+    file: &Path,
+    settings: Option<&Settings>,
+    out: &mut impl Write,
+) -> Result<bool> {
+    let mut good = true;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    if policy.handles_basic() && runtime.block_on(lets_missing_password_in(policy)) {
+        let lets =
+            "the handler lets an unknown user without a password in: it compares nil with nil";
+        let open =
+            settings.is_some_and(|it| it.gate.credentials.missing_password == MissingPassword::Nil);
+        if open {
+            good = false;
+            writeln!(
+                out,
+                "{}: {lets}, and `basic.missing_password: nil` lets such credentials through",
+                file.display()
+            )?;
+        } else {
+            writeln!(
+                out,
+                "warning: {}: {lets} (gatepost refuses such credentials before, other servers may not)",
+                file.display()
+            )?;
+        }
+    }
+    for trap in std::fs::read_to_string(file).map_or(Vec::new(), |text| paths_made_from_user(&text))
+    {
+        writeln!(
+            out,
+            "warning: {}:{}: {}",
+            file.display(),
+            trap.line,
+            trap.message
+        )?;
+    }
+    Ok(good)
 }

@@ -36,6 +36,20 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Ask the policy about a user, as a request would; the password is asked for, or read from standard input
+    Auth {
+        /// The YAML file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The user name
+        user: String,
+    },
+    /// Run tests of a policy
+    Test {
+        /// Lua files; of a folder, every `*_test.lua` in it
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     /// Serve in front of the embedded injection API, and print requests to try
     Demo {
         /// The YAML file; its upstream must be `demo`

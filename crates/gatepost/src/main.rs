@@ -1,11 +1,14 @@
-//! The command line: `gatepost run`, `gatepost check`, `gatepost demo`.
+//! The command line: `gatepost run`, `check`, `auth`, `test`, `demo`.
 
+mod auth;
 mod check;
 mod cli;
 mod demo;
 mod logging;
+mod password;
 mod serve;
 mod settings;
+mod test;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -15,9 +18,12 @@ use clap::Parser as _;
 use crate::cli::{Arguments, Command};
 
 fn main() -> ExitCode {
+    let mut out = std::io::stdout().lock();
     let done = match Arguments::parse().command {
         Command::Run { config } => serve::run(&config).map(|()| ExitCode::SUCCESS),
-        Command::Check { config } => check::run(&config, &mut std::io::stdout().lock()),
+        Command::Check { config } => check::run(&config, &mut out),
+        Command::Auth { config, user } => auth::run(&config, &user, &mut out),
+        Command::Test { files } => test::run(&files, &mut out),
         Command::Demo { config } => serve::demo(&config).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|fault| {

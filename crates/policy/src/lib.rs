@@ -5,17 +5,27 @@
 //! nonsense), its call ends within its deadline, the others go on, and the answer is a [`Judgement`].
 
 mod api;
+mod cache;
 mod convert;
+mod counters;
 mod hook;
 mod pool;
+mod testing;
+mod traps;
 mod vm;
 mod worker;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gatepost_auth::{Credentials, Judgement};
 
+pub use crate::counters::{Count, PolicyCounters};
+pub use crate::testing::{TestCase, run_tests};
+pub use crate::traps::{Trap, lets_missing_password_in, paths_made_from_user};
+
+use crate::cache::DecisionCache;
 use crate::pool::Pool;
 
 /// How a policy is run.
@@ -31,14 +41,28 @@ pub struct PolicySettings {
     pub callback_timeout: Duration,
     /// Memory of one worker's Lua state, in bytes.
     pub memory_limit: usize,
+    /// How long accepted credentials are remembered; zero for not at all.
+    pub cache_ttl: Duration,
+    /// How many accepted credentials are remembered.
+    pub cache_capacity: usize,
 }
 
 /// A loaded policy. Dropping it lets the workers finish the calls that they are in, and does not wait
 /// for them.
-#[derive(Debug)]
 pub struct Policy {
     pool: Pool,
+    cache: DecisionCache,
     report: LoadReport,
+}
+
+/// Shows what was found in the file, and nothing of what is remembered.
+impl std::fmt::Debug for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Policy")
+            .field("pool", &self.pool)
+            .field("report", &self.report)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What was found while a policy was loaded.
@@ -49,13 +73,11 @@ pub(crate) struct LoadReport {
     pub(crate) handles_bearer: bool,
 }
 
-/// Figures about the workers.
+/// Figures about the workers, as they are now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PolicyStats {
     /// Workers that take calls.
     pub workers: usize,
-    /// Workers given up since the start, because a call did not let go of them.
-    pub abandoned: usize,
     /// Calls that wait for a worker.
     pub queued: usize,
 }
@@ -88,20 +110,35 @@ pub enum LoadError {
         /// The file.
         file: PathBuf,
     },
+    /// The system gives no randomness.
+    #[error("cannot get random bytes for the decision cache")]
+    Random,
     /// The system gives no more threads.
     #[error("cannot start a policy worker: {0}")]
     Thread(#[from] std::io::Error),
 }
 
 impl Policy {
-    /// Compiles and runs the file, checks its handlers and starts the workers. Blocks meanwhile.
+    /// Compiles and runs the file, checks its handlers and starts the workers. Blocks meanwhile. The
+    /// counters go on from one policy to the next.
     ///
     /// # Errors
     ///
     /// [`LoadError`]; nothing is left running then.
-    pub fn load(settings: PolicySettings) -> Result<Self, LoadError> {
-        let (pool, report) = Pool::start(settings)?;
-        Ok(Self { pool, report })
+    pub fn load(
+        settings: PolicySettings,
+        counters: &Arc<PolicyCounters>,
+    ) -> Result<Self, LoadError> {
+        let mut key = [0; 64];
+        getrandom::fill(&mut key).map_err(|_| LoadError::Random)?;
+        let (ttl, capacity) = (settings.cache_ttl, settings.cache_capacity);
+        let cache = DecisionCache::new(ttl, capacity, &key, counters.clone());
+        let (pool, report) = Pool::start(settings, counters.clone())?;
+        Ok(Self {
+            pool,
+            cache,
+            report,
+        })
     }
 
     /// What an operator should know: handlers that are missing or registered twice, functions that do
@@ -130,11 +167,12 @@ impl Policy {
             Credentials::Basic { .. } => self.report.handles_basic,
             Credentials::Bearer { .. } => self.report.handles_bearer,
         };
-        if handled {
-            self.pool.judge(credentials).await
-        } else {
-            Judgement::NoHandler
+        if !handled {
+            return Judgement::NoHandler;
         }
+        self.cache
+            .judge(credentials, |credentials| self.pool.judge(credentials))
+            .await
     }
 
     /// Figures about the workers.

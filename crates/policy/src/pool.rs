@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use gatepost_auth::{Credentials, Judgement};
 use tokio::sync::oneshot;
 
-use crate::api::HashPool;
+use crate::api::Common;
 use crate::worker::{Call, Watch, run};
-use crate::{LoadError, LoadReport, PolicySettings, PolicyStats};
+use crate::{LoadError, LoadReport, PolicyCounters, PolicySettings, PolicyStats};
 
 /// How long a call may overstay its deadline before its worker is given up: the hook needs some
 /// instructions to notice, and the machine may be slow.
@@ -28,11 +28,10 @@ pub(crate) struct Pool {
 
 struct Shared {
     settings: PolicySettings,
-    hashes: HashPool,
+    common: Common,
     queue: async_channel::Receiver<Call>,
     workers: Mutex<Vec<Arc<Watch>>>,
-    /// Workers given up since the start, and those of them that have not come back.
-    abandoned: AtomicUsize,
+    /// Workers that were given up and have not come back.
     stuck: AtomicUsize,
 }
 
@@ -46,13 +45,18 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     /// Starts the workers; all of them have loaded the policy when this returns.
-    pub(crate) fn start(settings: PolicySettings) -> Result<(Self, LoadReport), LoadError> {
+    pub(crate) fn start(
+        settings: PolicySettings,
+        counters: Arc<PolicyCounters>,
+    ) -> Result<(Self, LoadReport), LoadError> {
         let (calls, queue) = async_channel::bounded(settings.queue.max(1));
         let shared = Arc::new(Shared {
-            hashes: HashPool::new(),
+            common: Common {
+                counters,
+                ..Common::default()
+            },
             queue,
             workers: Mutex::default(),
-            abandoned: AtomicUsize::new(0),
             stuck: AtomicUsize::new(0),
             settings,
         });
@@ -105,7 +109,6 @@ impl Pool {
     pub(crate) fn stats(&self) -> PolicyStats {
         PolicyStats {
             workers: self.shared.workers().len(),
-            abandoned: self.shared.abandoned.load(Ordering::Relaxed),
             queued: self.calls.len(),
         }
     }
@@ -137,7 +140,7 @@ impl Shared {
                     // Nobody listens to a replacement; its fault is in the log.
                     let _ = loaded.send(report);
                 };
-                run(&shared.settings, &shared.hashes, &shared.queue, &own, tell);
+                run(&shared.settings, &shared.common, &shared.queue, &own, tell);
                 shared.workers().retain(|worker| !Arc::ptr_eq(worker, &own));
                 if own.is_retired() {
                     shared.stuck.fetch_sub(1, Ordering::Relaxed);
@@ -188,7 +191,7 @@ impl Shared {
             tracing::error!(busy_ms = busy, "a policy worker is stuck and is replaced");
             worker.retire();
             self.stuck.fetch_add(1, Ordering::Relaxed);
-            self.abandoned.fetch_add(1, Ordering::Relaxed);
+            self.common.counters.abandoned_workers.add(1);
             self.workers().retain(|other| !Arc::ptr_eq(other, &worker));
             if let Err(fault) = self.spawn_worker() {
                 tracing::error!(%fault, "a stuck policy worker cannot be replaced");

@@ -1,5 +1,6 @@
 //! Tests of the whole crate: Lua in, judgements out.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gatepost_auth::{Credentials, Judgement, Secret};
@@ -9,6 +10,7 @@ use super::*;
 /// A policy in a folder of its own.
 struct Loaded {
     policy: Policy,
+    counters: Arc<PolicyCounters>,
     _folder: tempfile::TempDir,
 }
 
@@ -33,15 +35,20 @@ fn try_load(lua: &str, options: &Options) -> Result<Loaded, LoadError> {
     std::fs::write(folder.path().join("helper.lua"), "return { name = ... }").unwrap();
     std::fs::write(folder.path().join("data.json"), "{\"a\": [1, 2]}").unwrap();
     std::fs::write(folder.path().join("compiled.lua"), b"\x1bLua").unwrap();
-    let policy = Policy::load(PolicySettings {
+    let settings = PolicySettings {
         file,
         workers: options.workers,
         queue: options.queue,
         callback_timeout: options.timeout,
         memory_limit: options.memory,
-    })?;
+        cache_ttl: Duration::ZERO,
+        cache_capacity: 1,
+    };
+    let counters = Arc::<PolicyCounters>::default();
+    let policy = Policy::load(settings, &counters)?;
     Ok(Loaded {
         policy,
+        counters,
         _folder: folder,
     })
 }
@@ -321,7 +328,7 @@ fn endless_lua_ends_at_its_deadline_and_disturbs_nobody() {
             );
         });
         assert_eq!(identity(&loaded.judge("good")), Some("good"), "{body}");
-        assert_eq!(loaded.policy.stats().abandoned, 0, "{body}");
+        assert_eq!(loaded.counters.abandoned_workers.value(), 0, "{body}");
     }
 }
 
@@ -392,14 +399,14 @@ fn a_worker_that_cannot_be_interrupted_is_abandoned_and_replaced() {
                 "the stuck worker was not replaced: {body}"
             );
         }
-        let stats = loaded.policy.stats();
-        assert_eq!((stats.abandoned, stats.workers), (1, 1), "{body}");
+        let abandoned = loaded.counters.abandoned_workers.value();
+        assert_eq!((abandoned, loaded.policy.stats().workers), (1, 1), "{body}");
         // The number of workers that can be stuck at once is bounded.
         for _ in 0..6 {
             loaded.judge("stuck");
         }
         assert!(
-            loaded.policy.stats().abandoned <= 2,
+            loaded.counters.abandoned_workers.value() <= 2,
             "{body}: {:?}",
             loaded.policy.stats()
         );
@@ -454,8 +461,9 @@ fn calls_beyond_the_queue_are_turned_away_at_once() {
             let begin = Instant::now();
             let mut waiting = Vec::new();
             let mut overloaded = 0;
-            for _ in 0..10 {
-                let mut call = Box::pin(loaded.policy.judge(basic("more", "x")));
+            for user in 0..10 {
+                let call = loaded.policy.judge(basic(&format!("more-{user}"), "x"));
+                let mut call = Box::pin(call);
                 // A call takes its place in the queue when it is first looked at.
                 match tokio::time::timeout(Duration::ZERO, &mut call).await {
                     Ok(judgement) => {
@@ -667,13 +675,16 @@ fn a_file_that_does_not_load_says_where() {
         assert!(got.contains(part), "{lua:?}: {got}");
         assert!(!got.contains("traceback"), "{got}");
     }
-    let absent = Policy::load(PolicySettings {
+    let settings = PolicySettings {
         file: "/nonexistent/p.lua".into(),
         workers: 1,
         queue: 1,
         callback_timeout: Duration::from_secs(1),
         memory_limit: 1 << 20,
-    });
+        cache_ttl: Duration::ZERO,
+        cache_capacity: 1,
+    };
+    let absent = Policy::load(settings, &Arc::default());
     assert!(absent.err().is_some_and(|fault| {
         fault
             .to_string()

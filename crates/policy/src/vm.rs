@@ -10,7 +10,7 @@ use gatepost_auth::{Credentials, Judgement};
 use mlua::chunk::ChunkMode;
 use mlua::{Function, Lua, LuaOptions, StdLib, Value};
 
-use crate::api::{self, HashPool};
+use crate::api::{self, Common, Host};
 use crate::hook::{self, Turn};
 use crate::{LoadError, LoadReport, PolicySettings, convert};
 
@@ -119,7 +119,7 @@ impl Vm {
     /// Makes a state and runs the file in it. Must run inside a tokio runtime.
     pub(crate) async fn load(
         settings: &PolicySettings,
-        hashes: &HashPool,
+        common: &Common,
     ) -> Result<(Self, LoadReport), LoadError> {
         let file = &settings.file;
         let source = std::fs::read(file).map_err(|source| LoadError::Read {
@@ -127,7 +127,7 @@ impl Vm {
             source,
         })?;
         let vm =
-            Self::bare(settings, hashes).map_err(|fault| LoadError::Lua(first_line(&fault)))?;
+            Self::bare(settings, common).map_err(|fault| LoadError::Lua(first_line(&fault)))?;
         let deadline = Instant::now() + LOAD_TIME;
         let ran = vm.run_file(file, &source, deadline).await;
         if Instant::now() >= deadline {
@@ -145,7 +145,30 @@ impl Vm {
         Ok((vm, report))
     }
 
-    fn bare(settings: &PolicySettings, hashes: &HashPool) -> mlua::Result<Self> {
+    /// Reads a file and runs it.
+    pub(crate) async fn load_file(&self, file: &Path) -> Result<(), LoadError> {
+        let source = std::fs::read(file).map_err(|source| LoadError::Read {
+            file: file.to_owned(),
+            source,
+        })?;
+        let deadline = Instant::now() + LOAD_TIME;
+        let ran = self.run_file(file, &source, deadline).await;
+        if Instant::now() >= deadline {
+            return Err(LoadError::TooSlow {
+                file: file.to_owned(),
+                limit: LOAD_TIME,
+            });
+        }
+        ran.map_err(|fault| LoadError::Lua(first_line(&fault)))
+    }
+
+    /// Adds to what the file will be able to call.
+    pub(crate) fn extend<T>(&self, with: impl FnOnce(&Lua) -> mlua::Result<T>) -> mlua::Result<T> {
+        with(&self.lua)
+    }
+
+    /// A state with everything that a policy can call, and no policy yet.
+    pub(crate) fn bare(settings: &PolicySettings, common: &Common) -> mlua::Result<Self> {
         let libraries = StdLib::COROUTINE
             | StdLib::TABLE
             | StdLib::IO
@@ -164,7 +187,12 @@ impl Vm {
         };
         hook::install(&vm.lua, &vm.turn)?;
         let folder = settings.file.parent().unwrap_or(Path::new(""));
-        api::install(&vm.lua, &vm.registry, folder, hashes)?;
+        let host = Host {
+            registry: &vm.registry,
+            common,
+            folder,
+        };
+        api::install(&vm.lua, &host)?;
         Ok(vm)
     }
 
@@ -179,7 +207,7 @@ impl Vm {
     }
 
     /// Runs a function as a coroutine of its own, under the hook.
-    async fn call<R: mlua::FromLuaMulti>(
+    pub(crate) async fn call<R: mlua::FromLuaMulti>(
         &self,
         function: &Function,
         arguments: impl mlua::IntoLuaMulti,
@@ -254,7 +282,7 @@ impl Drop for Vm {
 }
 
 /// The error without Lua's traceback, which is of use to the author of a library, not of a policy.
-fn first_line(fault: &mlua::Error) -> String {
+pub(crate) fn first_line(fault: &mlua::Error) -> String {
     let text = fault.to_string();
     let text = text.split("\nstack traceback:").next().unwrap_or_default();
     let text = ["runtime error: ", "syntax error: ", "memory error: "]

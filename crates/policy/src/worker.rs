@@ -10,7 +10,7 @@ use gatepost_auth::{Credentials, Judgement};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::LocalSet;
 
-use crate::api::HashPool;
+use crate::api::Common;
 use crate::vm::Vm;
 use crate::{LoadError, LoadReport, PolicySettings};
 
@@ -77,7 +77,7 @@ impl Watch {
 /// the queue is closed or the worker is given up.
 pub(crate) fn run(
     settings: &PolicySettings,
-    hashes: &HashPool,
+    common: &Common,
     calls: &async_channel::Receiver<Call>,
     watch: &Arc<Watch>,
     loaded: impl FnOnce(Result<LoadReport, LoadError>),
@@ -91,7 +91,7 @@ pub(crate) fn run(
     };
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async {
-        let vm = match Vm::load(settings, hashes).await {
+        let vm = match Vm::load(settings, common).await {
             Ok((vm, report)) => {
                 loaded(Ok(report));
                 vm
@@ -100,7 +100,7 @@ pub(crate) fn run(
         };
         let worker = Worker {
             settings,
-            hashes,
+            common,
             watch,
             vm: Rc::new(RefCell::new(Rc::new(vm))),
         };
@@ -118,7 +118,7 @@ pub(crate) fn run(
 
 struct Worker<'a> {
     settings: &'a PolicySettings,
-    hashes: &'a HashPool,
+    common: &'a Common,
     watch: &'a Arc<Watch>,
     /// The state that new calls run in. Calls in flight keep the one that they began in.
     vm: Rc<RefCell<Rc<Vm>>>,
@@ -170,8 +170,9 @@ impl Worker<'_> {
         if !Rc::ptr_eq(&spoilt, &*self.vm.borrow()) {
             return;
         }
-        match Vm::load(self.settings, self.hashes).await {
+        match Vm::load(self.settings, self.common).await {
             Ok((fresh, _)) => {
+                self.common.counters.replaced_states.add(1);
                 tracing::warn!("a policy worker was given a fresh Lua state");
                 *self.vm.borrow_mut() = Rc::new(fresh);
             }

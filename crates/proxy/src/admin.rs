@@ -1,8 +1,9 @@
-//! The admin listener: `/metrics`, `/livez`, `/readyz`. It runs on a thread of its own, so it answers
+//! The admin listener: `/metrics`, `/livez`, `/readyz`, and `POST /reload`. It runs on a thread of its own, so it answers
 //! also when every proxy thread is busy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -10,9 +11,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use tokio::sync::oneshot;
 
 use crate::metrics::Metrics;
+use crate::reload::Wanted;
 use crate::snapshot::Snapshot;
 
 /// What the admin pages show.
@@ -21,6 +24,7 @@ pub(crate) struct Admin {
     pub(crate) metrics: Metrics,
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(crate) ready: Arc<AtomicBool>,
+    pub(crate) reload: SyncSender<Wanted>,
 }
 
 /// Serves until the runtime it is spawned on ends.
@@ -39,6 +43,7 @@ fn router(admin: Admin) -> Router {
         // Alive means that this answers at all.
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
+        .route("/reload", post(reload))
         .with_state(admin)
 }
 
@@ -62,5 +67,17 @@ async fn ready(State(admin): State<Admin>) -> Response {
         "ready\n".into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response()
+    }
+}
+
+async fn reload(State(admin): State<Admin>) -> Response {
+    let (answer, answered) = oneshot::channel();
+    if admin.reload.try_send(Wanted::ByAdmin(answer)).is_err() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "a reload is under way\n").into_response();
+    }
+    match answered.await {
+        Ok(Ok(())) => "reloaded\n".into_response(),
+        Ok(Err(fault)) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{fault}\n")).into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),
     }
 }

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use gatepost_auth::Refusal;
-use gatepost_auth::wire::HeadLimits;
 use pingora_core::apps::{HttpServerApp as _, ServerApp as _};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::stream::Stream as TcpOrUnix;
@@ -20,15 +20,13 @@ use crate::door::Door;
 use crate::head::{HeadTimes, Incoming, Turn, next_head};
 use crate::metrics::Metrics;
 use crate::record::Record;
+use crate::snapshot::Snapshot;
 
 /// What every connection needs.
 pub(crate) struct Connections {
     pub(crate) proxy: Arc<HttpProxy<Door>>,
     pub(crate) metrics: Metrics,
-    pub(crate) limits: HeadLimits,
-    pub(crate) head_timeout: Duration,
-    pub(crate) keepalive_timeout: Duration,
-    pub(crate) body_timeout: Duration,
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
 }
 
 impl Connections {
@@ -68,7 +66,7 @@ impl Connections {
                 Incoming::Http2(_) | Incoming::Closed => return,
             };
             let mut session = ServerSession::new_http1(stream);
-            session.set_read_timeout(Some(self.body_timeout));
+            session.set_read_timeout(Some(self.snapshot.load().http.body_timeout));
             // A client that shuts its sending side after the request still gets its answer.
             session.set_abort_on_close(false);
             // Bytes that arrive ahead of the answer must not break the request that is under way;
@@ -90,15 +88,16 @@ impl Connections {
         turn: Turn,
         shutdown: &mut ShutdownWatch,
     ) -> Incoming {
+        let http = self.snapshot.load().http;
         let idle = match turn {
-            Turn::First => self.head_timeout,
-            Turn::Later => self.keepalive_timeout,
+            Turn::First => http.head_timeout,
+            Turn::Later => http.keepalive_timeout,
         };
         let times = HeadTimes {
             idle,
-            head: self.head_timeout,
+            head: http.head_timeout,
         };
-        next_head(stream, turn, self.limits, times, shutdown).await
+        next_head(stream, turn, http.head_limits, times, shutdown).await
     }
 
     /// A head that did not pass is a request too, as far as counting goes.

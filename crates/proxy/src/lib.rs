@@ -12,7 +12,9 @@ mod forward;
 mod head;
 mod metrics;
 mod record;
+mod reload;
 mod server;
 mod snapshot;
 
-pub use server::{Build, Server, StartError, UpstreamTarget};
+pub use reload::Source;
+pub use server::{Build, Parts, Server, StartError, UpstreamTarget};

@@ -3,8 +3,14 @@
 //! Labels are bounded: a route is the pattern from the configuration, never a path that a client
 //! chose, and no label holds a user.
 
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use gatepost_policy::{PolicyCounters, PolicyStats};
+use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 use crate::record::{Record, UpstreamTime};
@@ -21,7 +27,8 @@ pub(crate) struct Metrics {
     upstream_time: Histogram,
     pub(crate) in_flight: IntGauge,
     pub(crate) connections: IntGauge,
-    policy_workers: IntGaugeVec,
+    policy: PolicyMetrics,
+    reloads: ReloadMetrics,
 }
 
 impl Metrics {
@@ -34,6 +41,7 @@ impl Metrics {
         registry: Registry,
         version: &str,
         revision: &str,
+        policy_counters: Arc<PolicyCounters>,
     ) -> prometheus::Result<Self> {
         // From a fraction of a Lua call to the longest deadline that makes sense for an HTTP client.
         let times = vec![
@@ -80,13 +88,8 @@ impl Metrics {
             ))?,
             in_flight: IntGauge::new("gatepost_requests_in_flight", "Requests being worked on")?,
             connections: IntGauge::new("gatepost_connections", "Client connections that are open")?,
-            policy_workers: IntGaugeVec::new(
-                Opts::new(
-                    "gatepost_policy_workers",
-                    "Policy workers by state: serving, or abandoned inside a call that cannot be interrupted",
-                ),
-                &["state"],
-            )?,
+            policy: PolicyMetrics::new(&registry, policy_counters)?,
+            reloads: ReloadMetrics::new(&registry)?,
             registry,
         };
         metrics.register(version, revision)?;
@@ -112,7 +115,6 @@ impl Metrics {
         registry.register(Box::new(self.upstream_time.clone()))?;
         registry.register(Box::new(self.in_flight.clone()))?;
         registry.register(Box::new(self.connections.clone()))?;
-        registry.register(Box::new(self.policy_workers.clone()))?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(
             prometheus::process_collector::ProcessCollector::for_self(),
@@ -148,20 +150,137 @@ impl Metrics {
             .observe(record.started.elapsed().as_secs_f64());
     }
 
+    /// Notes what came of a reload.
+    pub(crate) fn reloaded(&self, good: bool) {
+        self.reloads.note(good);
+    }
+
     /// The registry in Prometheus' text format, with the policy's own figures brought up to date.
-    pub(crate) fn render(
-        &self,
-        policy: &gatepost_policy::PolicyStats,
-    ) -> prometheus::Result<String> {
-        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.policy_workers
-            .with_label_values(&["serving"])
-            .set(gauge(policy.workers));
-        self.policy_workers
-            .with_label_values(&["abandoned"])
-            .set(gauge(policy.abandoned));
+    pub(crate) fn render(&self, policy: &PolicyStats) -> prometheus::Result<String> {
+        self.policy.update(policy);
         prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
     }
+}
+
+/// The policy host's figures. It knows no registry; they are fetched from it when somebody looks.
+#[derive(Clone)]
+struct PolicyMetrics {
+    workers: IntGauge,
+    queue: IntGauge,
+    cache_hits: IntCounter,
+    cache_misses: IntCounter,
+    cache_evictions: IntCounter,
+    workers_abandoned: IntCounter,
+    states_replaced: IntCounter,
+    source: Arc<PolicyCounters>,
+}
+
+impl PolicyMetrics {
+    fn new(registry: &Registry, source: Arc<PolicyCounters>) -> prometheus::Result<Self> {
+        let gauge = |name, help| registered(registry, IntGauge::new(name, help)?);
+        let counter = |name, help| registered(registry, IntCounter::new(name, help)?);
+        Ok(Self {
+            workers: gauge("gatepost_policy_workers", "Policy workers that take calls")?,
+            queue: gauge(
+                "gatepost_policy_queue",
+                "Calls that wait for a policy worker",
+            )?,
+            cache_hits: counter(
+                "gatepost_decision_cache_hits_total",
+                "Credentials that passed because the policy had accepted them a while before",
+            )?,
+            cache_misses: counter(
+                "gatepost_decision_cache_misses_total",
+                "Credentials that were not in the decision cache",
+            )?,
+            cache_evictions: counter(
+                "gatepost_decision_cache_evictions_total",
+                "Entries of the decision cache that had to make room for others",
+            )?,
+            workers_abandoned: counter(
+                "gatepost_policy_workers_abandoned_total",
+                "Policy workers given up inside a call that could not be interrupted",
+            )?,
+            states_replaced: counter(
+                "gatepost_policy_states_replaced_total",
+                "Lua states replaced because a call had spoilt them",
+            )?,
+            source,
+        })
+    }
+
+    fn update(&self, now: &PolicyStats) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.workers.set(gauge(now.workers));
+        self.queue.set(gauge(now.queued));
+        for (counter, count) in [
+            (&self.cache_hits, &self.source.cache_hits),
+            (&self.cache_misses, &self.source.cache_misses),
+            (&self.cache_evictions, &self.source.cache_evictions),
+            (&self.workers_abandoned, &self.source.abandoned_workers),
+            (&self.states_replaced, &self.source.replaced_states),
+        ] {
+            counter.inc_by(count.value().saturating_sub(counter.get()));
+        }
+    }
+}
+
+/// What came of reloads.
+#[derive(Clone)]
+struct ReloadMetrics {
+    total: IntCounterVec,
+    success: IntGauge,
+    time: IntGauge,
+}
+
+impl ReloadMetrics {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let gauge = |name, help| registered(registry, IntGauge::new(name, help)?);
+        let total = Opts::new(
+            "gatepost_reloads_total",
+            "Reloads of configuration and policy, by result",
+        );
+        let metrics = Self {
+            total: registered(registry, IntCounterVec::new(total, &["result"])?)?,
+            success: gauge(
+                "gatepost_reload_success",
+                "1 where the last reload went well, 0 where it failed and the old goes on",
+            )?,
+            time: gauge(
+                "gatepost_reload_timestamp_seconds",
+                "When configuration and policy were last loaded, in Unix time",
+            )?,
+        };
+        metrics.loaded();
+        Ok(metrics)
+    }
+
+    fn note(&self, good: bool) {
+        let result = if good { "success" } else { "failure" };
+        self.total.with_label_values(&[result]).inc();
+        if good {
+            self.loaded();
+        } else {
+            self.success.set(0);
+        }
+    }
+
+    fn loaded(&self) {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        self.success.set(1);
+        self.time
+            .set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    }
+}
+
+fn registered<T: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: T,
+) -> prometheus::Result<T> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
 }
 
 /// A status code as three digits, without allocating.

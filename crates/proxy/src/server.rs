@@ -5,13 +5,13 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use gatepost_config::{IdentityForm, Settings, UpstreamAddress};
-use gatepost_policy::Policy;
-use http::HeaderValue;
+use gatepost_config::{Settings, UpstreamAddress};
+use gatepost_policy::{Policy, PolicyCounters};
 use pingora_core::apps::{HttpServerApp as _, HttpServerOptions};
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
@@ -27,8 +27,8 @@ pub use crate::forward::UpstreamTarget;
 use crate::admin::{self, Admin};
 use crate::connection::Connections;
 use crate::door::Door;
-use crate::forward::{Upstream, UpstreamTimes};
 use crate::metrics::Metrics;
+use crate::reload::{Reloader, Source, Wanted};
 use crate::snapshot::Snapshot;
 
 /// Connections that the kernel completes before they are accepted.
@@ -36,11 +36,25 @@ const BACKLOG: i32 = 4096;
 
 /// A gatepost whose listeners are open but not served yet.
 pub struct Server {
-    settings: Settings,
     listeners: Vec<std::net::TcpListener>,
     admin: Option<std::net::TcpListener>,
-    snapshot: Arc<ArcSwap<Snapshot>>,
-    metrics: Metrics,
+    reloader: Reloader,
+}
+
+/// What a server is made of.
+pub struct Parts<'a> {
+    /// The configuration.
+    pub settings: Settings,
+    /// The policy that it names, loaded.
+    pub policy: Policy,
+    /// Where the embedded injection API listens, if it was started.
+    pub demo: Option<UpstreamTarget>,
+    /// Where both are read from again.
+    pub source: Box<dyn Source>,
+    /// What the policy counts, from one policy to the next.
+    pub counters: Arc<PolicyCounters>,
+    /// Which build this is, for the build-info metric.
+    pub build: Build<'a>,
 }
 
 /// Why gatepost cannot start.
@@ -91,43 +105,43 @@ fn reason(error: &io::Error) -> String {
 impl Server {
     /// Opens all listeners. Nothing is served before [`Server::run`].
     ///
-    /// `upstream` overrides the configured address; the embedded injection API is started by the
-    /// caller, which alone knows where.
-    ///
     /// # Errors
     ///
     /// [`StartError`]; nothing stays open then.
-    pub fn bind(
-        settings: Settings,
-        policy: Policy,
-        upstream: Option<UpstreamTarget>,
-        build: Build<'_>,
-    ) -> Result<Self, StartError> {
-        let internal = |fault: &dyn std::fmt::Display| StartError::Internal(fault.to_string());
-        let target = match upstream {
-            Some(target) => target,
-            None => resolve(&settings.upstream.address)?,
+    pub fn bind(parts: Parts<'_>) -> Result<Self, StartError> {
+        let Parts {
+            settings,
+            policy,
+            demo,
+            source,
+            counters,
+            build,
+        } = parts;
+        let target = match (&settings.upstream.address, &demo) {
+            (UpstreamAddress::Demo { .. }, Some(demo)) => demo.clone(),
+            (address, _) => resolve(address)?,
         };
-        let snapshot = snapshot(&settings, policy, &target)?;
-        let metrics = Metrics::new(Registry::new(), build.version, build.revision)
-            .map_err(|fault| internal(&fault))?;
+        let snapshot = Snapshot::new(&settings, policy, &target)?;
+        let metrics = Metrics::new(Registry::new(), build.version, build.revision, counters)
+            .map_err(|fault| StartError::Internal(fault.to_string()))?;
         let listeners = settings
             .listeners
             .iter()
             .map(|it| listen(it.listen))
             .collect::<Result<_, _>>()?;
-        let admin = settings
-            .admin
-            .as_ref()
-            .map(|it| listen(it.listen))
-            .transpose()?;
+        let admin = settings.admin.map(|it| listen(it.listen)).transpose()?;
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
-        Ok(Self {
-            settings,
-            listeners,
-            admin,
+        let reloader = Reloader {
+            source,
             snapshot,
             metrics,
+            settings,
+            demo,
+        };
+        Ok(Self {
+            listeners,
+            admin,
+            reloader,
         })
     }
 
@@ -147,39 +161,48 @@ impl Server {
     }
 
     /// Serves until SIGTERM or SIGINT. After the first SIGTERM no connection is accepted any more and
-    /// requests in flight get [`Settings::drain_timeout`] to finish; a second signal ends at once.
+    /// requests in flight get `drain_timeout` to finish; a second signal ends at once. SIGHUP reloads.
     ///
     /// # Errors
     ///
     /// [`StartError`] where a thread or a signal handler cannot be set up.
     pub fn run(self) -> Result<(), StartError> {
         let system = |what| move |source| StartError::System { what, source };
+        let Self {
+            listeners,
+            admin,
+            reloader,
+        } = self;
         let ready = Arc::new(AtomicBool::new(true));
         let (stop, shutdown) = watch::channel(false);
-        let threads = self
+        let threads = reloader
             .settings
             .threads
             .map_or_else(default_threads, NonZeroUsize::get);
         let runtime = Runtime::new_no_steal(threads, "proxy");
-        let connections = Arc::new(self.connections(threads));
+        let connections = Arc::new(connections(&reloader, threads));
         let tracker = TaskTracker::new();
-        for listener in self.listeners {
-            let accepting = accept(
-                listener,
-                connections.clone(),
-                shutdown.clone(),
-                tracker.clone(),
-            );
-            runtime.get_handle().spawn(accepting);
+        for listener in listeners {
+            let (connections, shutdown) = (connections.clone(), shutdown.clone());
+            runtime
+                .get_handle()
+                .spawn(accept(listener, connections, shutdown, tracker.clone()));
         }
-        if let Some(listener) = self.admin {
-            let admin = Admin {
-                metrics: self.metrics.clone(),
-                snapshot: self.snapshot.clone(),
-                ready: ready.clone(),
-            };
-            spawn_admin(listener, admin).map_err(system("the admin thread"))?;
+        // A reload that is wanted while one is under way and another waits is the same as that one.
+        let (reload, wanted) = sync_channel(1);
+        let pages = Admin {
+            metrics: reloader.metrics.clone(),
+            snapshot: reloader.snapshot.clone(),
+            ready: ready.clone(),
+            reload: reload.clone(),
+        };
+        if let Some(listener) = admin {
+            spawn_admin(listener, pages).map_err(system("the admin thread"))?;
         }
+        thread::Builder::new()
+            .name("reload".to_owned())
+            .spawn(move || reloader.run(&wanted))
+            .map_err(system("the reload thread"))?;
         let main = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -187,58 +210,62 @@ impl Server {
         main.block_on(async {
             let mut signals = Signals::new().map_err(system("signal handlers"))?;
             tracing::info!("ready");
-            if signals.next().await == Stop::AtOnce {
+            if signals.stop(&reload).await == Stop::AtOnce {
                 return Ok(());
             }
-            tracing::info!(timeout = ?self.settings.drain_timeout, "stopping: requests in flight may finish");
             ready.store(false, Ordering::Relaxed);
             stop.send_replace(true);
-            connections.proxy.http_cleanup().await;
-            tracker.close();
-            tokio::select! {
-                () = tracker.wait() => tracing::info!("stopped"),
-                () = tokio::time::sleep(self.settings.drain_timeout) => {
-                    tracing::warn!(open = tracker.len(), "stopped with connections still open");
-                }
-                _ = signals.next() => tracing::warn!("stopped at once by a second signal"),
-            }
+            drain(&connections, &tracker, &mut signals, &reload).await;
             Ok(())
         })?;
         runtime.shutdown_timeout(Duration::ZERO);
         Ok(())
     }
+}
 
-    fn connections(&self, threads: usize) -> Connections {
-        let door = Door {
-            snapshot: self.snapshot.clone(),
-            metrics: self.metrics.clone(),
-        };
-        let conf = ServerConf {
-            threads,
-            // The library multiplies by the number of threads; ours is a total.
-            upstream_keepalive_pool_size: self
-                .settings
-                .upstream
-                .max_idle_connections
-                .div_ceil(threads),
-            // Tries, the first one included. A retry may meet another dead connection of the pool.
-            max_retries: 4,
-            ..ServerConf::default()
-        };
-        let mut proxy = HttpProxy::new(door, Arc::new(conf));
-        let mut options = HttpServerOptions::default();
-        options.h2c = true;
-        proxy.server_options = Some(options);
-        proxy.handle_init_modules();
-        let http = &self.settings.http;
-        Connections {
-            proxy: Arc::new(proxy),
-            metrics: self.metrics.clone(),
-            limits: http.head_limits,
-            head_timeout: http.head_timeout,
-            keepalive_timeout: http.keepalive_timeout,
-            body_timeout: http.body_timeout,
+/// Lets requests in flight finish, for as long as the configuration allows.
+async fn drain(
+    connections: &Connections,
+    tracker: &TaskTracker,
+    signals: &mut Signals,
+    reload: &SyncSender<Wanted>,
+) {
+    let timeout = connections.snapshot.load().drain_timeout;
+    tracing::info!(?timeout, "stopping: requests in flight may finish");
+    connections.proxy.http_cleanup().await;
+    tracker.close();
+    tokio::select! {
+        () = tracker.wait() => tracing::info!("stopped"),
+        () = tokio::time::sleep(timeout) => {
+            tracing::warn!(open = tracker.len(), "stopped with connections still open");
         }
+        _ = signals.stop(reload) => tracing::warn!("stopped at once by a second signal"),
+    }
+}
+
+fn connections(reloader: &Reloader, threads: usize) -> Connections {
+    let door = Door {
+        snapshot: reloader.snapshot.clone(),
+        metrics: reloader.metrics.clone(),
+    };
+    let idle = reloader.settings.upstream.max_idle_connections;
+    let conf = ServerConf {
+        threads,
+        // The library multiplies by the number of threads; ours is a total.
+        upstream_keepalive_pool_size: idle.div_ceil(threads),
+        // Tries, the first one included. A retry may meet another dead connection of the pool.
+        max_retries: 4,
+        ..ServerConf::default()
+    };
+    let mut proxy = HttpProxy::new(door, Arc::new(conf));
+    let mut options = HttpServerOptions::default();
+    options.h2c = true;
+    proxy.server_options = Some(options);
+    proxy.handle_init_modules();
+    Connections {
+        proxy: Arc::new(proxy),
+        metrics: reloader.metrics.clone(),
+        snapshot: reloader.snapshot.clone(),
     }
 }
 
@@ -255,29 +282,7 @@ fn default_threads() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-fn snapshot(
-    settings: &Settings,
-    policy: Policy,
-    target: &UpstreamTarget,
-) -> Result<Snapshot, StartError> {
-    let upstream = &settings.upstream;
-    let times = UpstreamTimes {
-        connect: upstream.connect_timeout,
-        response: upstream.response_timeout,
-        idle: upstream.idle_timeout,
-    };
-    let IdentityForm::Header(identity_header) = &upstream.identity;
-    Ok(Snapshot {
-        gate: settings.gate.clone(),
-        policy: Arc::new(policy),
-        upstream: Upstream::new(target, times, identity_header.clone())
-            .map_err(|fault| StartError::Upstream(fault.to_string()))?,
-        challenge: HeaderValue::from_str(&settings.gate.challenge())
-            .map_err(|fault| StartError::Internal(fault.to_string()))?,
-    })
-}
-
-fn resolve(address: &UpstreamAddress) -> Result<UpstreamTarget, StartError> {
+pub(crate) fn resolve(address: &UpstreamAddress) -> Result<UpstreamTarget, StartError> {
     match address {
         UpstreamAddress::Unix(path) => Ok(UpstreamTarget::Unix(path.clone())),
         UpstreamAddress::Tcp { host, port } => {
@@ -366,6 +371,7 @@ enum Stop {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -373,13 +379,21 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    async fn next(&mut self) -> Stop {
-        tokio::select! {
-            _ = self.terminate.recv() => Stop::AfterRequests,
-            _ = self.interrupt.recv() => Stop::AtOnce,
+    /// Waits for a signal to stop; passes on those to reload meanwhile.
+    async fn stop(&mut self, reload: &SyncSender<Wanted>) -> Stop {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return Stop::AfterRequests,
+                _ = self.interrupt.recv() => return Stop::AtOnce,
+                _ = self.hangup.recv() => {
+                    // Where one waits already, it will see what this one would.
+                    let _ = reload.try_send(Wanted::BySignal);
+                }
+            }
         }
     }
 }

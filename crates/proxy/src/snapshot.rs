@@ -1,12 +1,15 @@
 //! Everything that a request needs and a reload may replace, as one immutable value.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use gatepost_auth::Gate;
+use gatepost_config::{Http, IdentityForm, Settings};
 use gatepost_policy::Policy;
 use http::HeaderValue;
 
-use crate::forward::Upstream;
+use crate::forward::{Upstream, UpstreamTarget, UpstreamTimes};
+use crate::server::StartError;
 
 /// INVARIANT: a request takes one snapshot at its beginning and uses no other, so it never sees the
 /// routes of one configuration and the policy of another.
@@ -14,6 +17,34 @@ pub(crate) struct Snapshot {
     pub(crate) gate: Gate,
     pub(crate) policy: Arc<Policy>,
     pub(crate) upstream: Upstream,
+    pub(crate) http: Http,
+    pub(crate) drain_timeout: Duration,
     /// The ready value of `WWW-Authenticate`.
     pub(crate) challenge: HeaderValue,
+}
+
+impl Snapshot {
+    pub(crate) fn new(
+        settings: &Settings,
+        policy: Policy,
+        target: &UpstreamTarget,
+    ) -> Result<Self, StartError> {
+        let upstream = &settings.upstream;
+        let times = UpstreamTimes {
+            connect: upstream.connect_timeout,
+            response: upstream.response_timeout,
+            idle: upstream.idle_timeout,
+        };
+        let IdentityForm::Header(identity_header) = &upstream.identity;
+        Ok(Self {
+            gate: settings.gate.clone(),
+            policy: Arc::new(policy),
+            upstream: Upstream::new(target, times, identity_header.clone())
+                .map_err(|fault| StartError::Upstream(fault.to_string()))?,
+            http: settings.http,
+            drain_timeout: settings.drain_timeout,
+            challenge: HeaderValue::from_str(&settings.gate.challenge())
+                .map_err(|fault| StartError::Internal(fault.to_string()))?,
+        })
+    }
 }

@@ -3,11 +3,12 @@
 use mlua::{Lua, Table, Value};
 use subtle::ConstantTimeEq as _;
 
-use super::{HashPool, text};
+use super::password::HashPool;
+use super::{Host, text};
 
-pub(super) fn module(lua: &Lua, hashes: &HashPool) -> mlua::Result<Table> {
+pub(super) fn module(lua: &Lua, host: &Host<'_>) -> mlua::Result<Table> {
     let module = lua.create_table()?;
-    module.set("password", password(lua, hashes)?)?;
+    module.set("password", password(lua, &host.common.hashes)?)?;
     module.set(
         "equal",
         lua.create_function(|_, (a, b): (Value, Value)| {

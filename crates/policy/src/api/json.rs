@@ -3,22 +3,22 @@
 use mlua::serde::ser::Options;
 use mlua::{Lua, LuaSerdeExt as _, Table, Value};
 
-use super::text;
+use super::{Host, resolve, text};
 
-pub(super) fn install(lua: &Lua, module: &Table) -> mlua::Result<()> {
+pub(super) fn install(lua: &Lua, host: &Host<'_>, module: &Table) -> mlua::Result<()> {
     module.set(
         "json_parse",
         lua.create_function(|lua, json: Value| parse(lua, &text(&json, 1, "json_parse")?))?,
     )?;
+    let folder = host.folder.to_owned();
     module.set(
         "json_load",
-        lua.create_async_function(async |lua, path: Value| {
-            let path = text(&path, 1, "json_load")?.to_owned();
-            let content = tokio::task::spawn_blocking(move || {
-                std::fs::read_to_string(&path).map_err(|fault| format!("{path}: {fault}"))
-            });
-            let content = content.await.map_err(mlua::Error::external)?;
-            parse(&lua, &content.map_err(mlua::Error::runtime)?)
+        lua.create_async_function(move |lua, path: Value| {
+            let folder = folder.clone();
+            async move {
+                let path = resolve(&folder, &text(&path, 1, "json_load")?);
+                parse(&lua, &super::read_file(path).await?)
+            }
         })?,
     )?;
     module.set(

@@ -3,12 +3,12 @@
 
 use mlua::{Function, Lua, Table, Value, Variadic};
 
-use super::{bad_argument, caller, json, text};
+use super::{Host, bad_argument, caller, json, submodule, text};
 use crate::vm::Registry;
 
-pub(super) fn module(lua: &Lua, registry: &Registry) -> mlua::Result<Table> {
+pub(super) fn module(lua: &Lua, host: &Host<'_>) -> mlua::Result<Table> {
     let kumo = lua.create_table()?;
-    kumo.set("on", on(lua, registry)?)?;
+    kumo.set("on", on(lua, host.registry)?)?;
     for (name, level) in [
         ("log_error", Level::Error),
         ("log_warn", Level::Warn),
@@ -17,13 +17,10 @@ pub(super) fn module(lua: &Lua, registry: &Registry) -> mlua::Result<Table> {
     ] {
         kumo.set(name, log(lua, level)?)?;
     }
-    let serde = lua.create_table()?;
-    json::install(lua, &serde)?;
+    let serde = submodule(lua, host, &kumo, "kumo.serde")?;
+    json::install(lua, host, &serde)?;
     // The old names, which many policies still use.
-    json::install(lua, &kumo)?;
-    stand_in_for_unknown(lua, registry, &serde, "kumo.serde")?;
-    kumo.set("serde", serde)?;
-    stand_in_for_unknown(lua, registry, &kumo, "kumo")?;
+    json::install(lua, host, &kumo)?;
     Ok(kumo)
 }
 
@@ -82,7 +79,7 @@ pub(super) fn printable(text: &str) -> String {
 
 /// Unknown names of a module become stand-ins: they can be called while the file loads, where they do
 /// nothing, and raise when they are called for a request, which is then refused.
-fn stand_in_for_unknown(
+pub(super) fn stand_in_for_unknown(
     lua: &Lua,
     registry: &Registry,
     module: &Table,
@@ -109,7 +106,7 @@ fn stand_in_for_unknown(
     module.set_metatable(Some(meta))
 }
 
-fn stand_in(lua: &Lua, registry: &Registry, name: String) -> mlua::Result<Table> {
+pub(super) fn stand_in(lua: &Lua, registry: &Registry, name: String) -> mlua::Result<Table> {
     let meta = lua.create_table()?;
     let (nested, named) = (registry.clone(), name.clone());
     meta.set(

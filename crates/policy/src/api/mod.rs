@@ -1,7 +1,8 @@
-//! What a policy can call: the sandboxed standard library and the modules `kumo` and `gatepost`.
+//! What a policy can call: the sandboxed standard library and the modules `kumo` and
+//! `gatepost`.
 //!
 //! One file for each module. A function that has to wait is asynchronous, so it never keeps the other
-//! calls of its worker waiting.
+//! calls of its worker waiting; one that blocks runs on a bounded pool beside it.
 
 mod gatepost;
 mod json;
@@ -9,25 +10,61 @@ mod kumo;
 mod password;
 mod sandbox;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use mlua::{Lua, Value};
+use mlua::{Lua, Table, Value};
 
-pub(crate) use password::HashPool;
-
+use crate::PolicyCounters;
 use crate::vm::Registry;
 
+/// What all workers of a policy share. Clones are the same thing.
+#[derive(Clone, Default)]
+pub(crate) struct Common {
+    pub(crate) counters: Arc<PolicyCounters>,
+    pub(crate) hashes: password::HashPool,
+}
+
+/// What a module is installed with.
+pub(crate) struct Host<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) common: &'a Common,
+    /// The policy's folder.
+    pub(crate) folder: &'a Path,
+}
+
 /// Makes everything available to the state.
-pub(crate) fn install(
-    lua: &Lua,
-    registry: &Registry,
-    folder: &Path,
-    hashes: &HashPool,
-) -> mlua::Result<()> {
-    sandbox::install(lua, folder)?;
-    lua.register_module("kumo", kumo::module(lua, registry)?)?;
-    lua.register_module("gatepost", gatepost::module(lua, hashes)?)?;
+pub(crate) fn install(lua: &Lua, host: &Host<'_>) -> mlua::Result<()> {
+    sandbox::install(lua, host)?;
+    let kumo = kumo::module(lua, host)?;
+    kumo::stand_in_for_unknown(lua, host.registry, &kumo, "kumo")?;
+    lua.register_module("kumo", kumo)?;
+    lua.register_module("gatepost", gatepost::module(lua, host)?)?;
     Ok(())
+}
+
+/// A part of `kumo`, such as `kumo.http`. Names in it that do not exist are stand-ins, as in `kumo` itself.
+fn submodule(lua: &Lua, host: &Host<'_>, kumo: &Table, name: &'static str) -> mlua::Result<Table> {
+    let table = lua.create_table()?;
+    kumo::stand_in_for_unknown(lua, host.registry, &table, name)?;
+    kumo.raw_set(name.trim_start_matches("kumo."), &table)?;
+    Ok(table)
+}
+
+/// A path as the policy writes it: relative to the policy's folder, as `dofile` takes it.
+fn resolve(folder: &Path, path: &str) -> PathBuf {
+    folder.join(path)
+}
+
+/// The content of a file, read beside the worker.
+async fn read_file(path: PathBuf) -> mlua::Result<String> {
+    let reading = tokio::task::spawn_blocking(move || {
+        std::fs::read_to_string(&path).map_err(|fault| format!("{}: {fault}", path.display()))
+    });
+    reading
+        .await
+        .map_err(mlua::Error::external)?
+        .map_err(mlua::Error::runtime)
 }
 
 /// A text argument; the error names function and argument, as Lua's own do.

@@ -44,15 +44,17 @@ pub(crate) enum HashFault {
     Ended,
 }
 
-impl HashPool {
-    pub(crate) fn new() -> Self {
+impl Default for HashPool {
+    fn default() -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
             places: Arc::new(Semaphore::new(cores)),
             decoy: Arc::default(),
         }
     }
+}
 
+impl HashPool {
     /// Whether the password belongs to the stored hash. Without a stored hash the answer is no, after
     /// as much work as for a wrong password, so that time does not tell which users exist.
     pub(crate) async fn verify(

@@ -1,7 +1,8 @@
 -- Takes away what a policy has no business with: starting programs, changing files, native and compiled
--- code, ending the process. Runs once, before the policy; `...` is the policy's folder and the logger.
+-- code, ending the process. Runs once, before the policy; `...` is the policy's folder, the
+-- logger, and the maker of stand-ins for modules that do not exist here.
 
-local folder, log = ...
+local folder, log, stand_in = ...
 local load, pairs, select, tostring, type = load, pairs, select, tostring, type
 local concat, open, lines = table.concat, io.open, io.lines
 local search = package.searchpath
@@ -106,6 +107,11 @@ _G.package = {
 local function find(name)
   local path, tried = search(name, package.path)
   if not path then
+    if name:find('^policy%-extras%.') then
+      return function()
+        return stand_in(name)
+      end
+    end
     return tried
   end
   local chunk, reason = load_file(path)

@@ -1,0 +1,238 @@
+//! Reads configuration and policy again while requests go on: builds the whole, tries it, swaps it once.
+//! Whatever is wrong with the new, the old goes on.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+
+use arc_swap::ArcSwap;
+use gatepost_config::{Settings, UpstreamAddress};
+use gatepost_policy::Policy;
+use tokio::sync::oneshot;
+
+use crate::forward::UpstreamTarget;
+use crate::metrics::Metrics;
+use crate::server::resolve;
+use crate::snapshot::Snapshot;
+
+/// Where configuration and policy come from. The command line knows; this crate does not know YAML.
+pub trait Source: Send + 'static {
+    /// Reads and tries both.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong, a line each.
+    fn load(&self) -> Result<(Settings, Policy), String>;
+
+    /// The files whose change is worth a reload. Asked again every time, since files come and go.
+    fn files(&self) -> Vec<PathBuf>;
+}
+
+/// Why a reload is wanted.
+pub(crate) enum Wanted {
+    /// SIGHUP.
+    BySignal,
+    /// `POST /reload`; the answer goes back to whoever asked.
+    ByAdmin(oneshot::Sender<Result<(), String>>),
+}
+
+/// Runs on a thread of its own, since loading blocks.
+pub(crate) struct Reloader {
+    pub(crate) source: Box<dyn Source>,
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(crate) metrics: Metrics,
+    /// What runs now.
+    pub(crate) settings: Settings,
+    /// Where the embedded injection API listens, if it was started.
+    pub(crate) demo: Option<UpstreamTarget>,
+}
+
+impl Reloader {
+    /// Serves until nobody can want a reload any more.
+    pub(crate) fn run(mut self, wanted: &Receiver<Wanted>) {
+        let mut watched = Watched::new(self.source.files());
+        loop {
+            let asked = match self.settings.reload.watch {
+                Some(interval) => wanted.recv_timeout(interval),
+                None => wanted.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match asked {
+                Ok(Wanted::BySignal) => {
+                    watched = Watched::new(self.source.files());
+                    // The log and the metric say what came of it.
+                    let _ = self.reload("signal");
+                }
+                Ok(Wanted::ByAdmin(answer)) => {
+                    watched = Watched::new(self.source.files());
+                    // Whoever asked may be gone; the reload has happened all the same.
+                    let _ = answer.send(self.reload("admin"));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if watched.changed(self.source.files()) {
+                        let _ = self.reload("files changed");
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn reload(&mut self, why: &str) -> Result<(), String> {
+        let done = self.try_reload();
+        self.metrics.reloaded(done.is_ok());
+        match &done {
+            Ok(()) => tracing::info!(why, "configuration and policy are reloaded"),
+            Err(fault) => {
+                tracing::error!(
+                    why,
+                    fault,
+                    "the reload failed; the old configuration and policy go on"
+                );
+            }
+        }
+        done
+    }
+
+    fn try_reload(&mut self) -> Result<(), String> {
+        let (settings, policy) = self.source.load()?;
+        let target = match (&settings.upstream.address, &self.demo) {
+            (UpstreamAddress::Demo { .. }, Some(demo)) => demo.clone(),
+            (address, _) => resolve(address).map_err(|fault| fault.to_string())?,
+        };
+        let snapshot =
+            Snapshot::new(&settings, policy, &target).map_err(|fault| fault.to_string())?;
+        // One store: from here on every new request sees the new, and none sees both.
+        self.snapshot.store(Arc::new(snapshot));
+        let fixed = needs_restart(&self.settings, &settings);
+        if !fixed.is_empty() {
+            tracing::warn!(
+                keys = fixed.join(", "),
+                "these changes take effect at the next start"
+            );
+        }
+        self.settings = settings;
+        Ok(())
+    }
+}
+
+/// The keys that were changed and cannot change while gatepost runs.
+fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let demo_moved = match (&old.upstream.address, &new.upstream.address) {
+        (UpstreamAddress::Demo { store: old }, UpstreamAddress::Demo { store: new }) => old != new,
+        _ => false,
+    };
+    let idle = |settings: &Settings| settings.upstream.max_idle_connections;
+    [
+        ("listeners", old.listeners != new.listeners),
+        ("admin", old.admin != new.admin),
+        ("threads", old.threads != new.threads),
+        ("log", old.log != new.log),
+        ("upstream.max_idle_connections", idle(old) != idle(new)),
+        ("upstream.demo_store", demo_moved),
+    ]
+    .into_iter()
+    .filter_map(|(key, changed)| changed.then_some(key))
+    .collect()
+}
+
+/// Notices that files changed, by their content: a swapped symbolic link (as Kubernetes swaps a
+/// `ConfigMap`), a renamed file and a plain write all look the same then, and a touched file looks like none.
+struct Watched {
+    /// What was loaded last, or tried.
+    known: u64,
+    /// A difference seen once. It has to be the same a second time, so that a file is not read while it
+    /// is being written.
+    suspected: Option<u64>,
+}
+
+impl Watched {
+    fn new(files: Vec<PathBuf>) -> Self {
+        Self {
+            known: fingerprint(files),
+            suspected: None,
+        }
+    }
+
+    fn changed(&mut self, files: Vec<PathBuf>) -> bool {
+        let now = fingerprint(files);
+        if now == self.known {
+            self.suspected = None;
+            return false;
+        }
+        if self.suspected != Some(now) {
+            self.suspected = Some(now);
+            return false;
+        }
+        self.known = now;
+        self.suspected = None;
+        true
+    }
+}
+
+/// Of names and contents. A file that cannot be read counts as such.
+fn fingerprint(mut files: Vec<PathBuf>) -> u64 {
+    files.sort();
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        file.hash(&mut hasher);
+        std::fs::read(&file).ok().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything that editors, scripts and Kubernetes do to a file.
+    #[test]
+    fn a_change_counts_when_it_is_seen_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x");
+        let files = || vec![file.clone()];
+        std::fs::write(&file, "one").unwrap();
+        let mut watched = Watched::new(files());
+        let mut seen = |what: &str, expected: [bool; 3]| {
+            let got = [(); 3].map(|()| watched.changed(files()));
+            assert_eq!(got, expected, "{what}");
+        };
+        let change = [false, true, false];
+        seen("nothing", [false; 3]);
+        std::fs::write(&file, "one").unwrap();
+        seen("the same content again", [false; 3]);
+        std::fs::write(&file, "two").unwrap();
+        seen("a plain write", change);
+        std::fs::write(folder.path().join("y"), "three").unwrap();
+        std::fs::rename(folder.path().join("y"), &file).unwrap();
+        seen("a rename", change);
+        std::fs::remove_file(&file).unwrap();
+        seen("gone", change);
+        for (version, content) in [("v1", "four"), ("v2", "five")] {
+            let data = folder.path().join(version);
+            std::fs::create_dir(&data).unwrap();
+            std::fs::write(data.join("x"), content).unwrap();
+            let link = folder.path().join("..data.new");
+            std::os::unix::fs::symlink(&data, &link).unwrap();
+            std::fs::rename(&link, folder.path().join("..data")).unwrap();
+            if version == "v1" {
+                std::os::unix::fs::symlink("..data/x", &file).unwrap();
+            }
+            seen("a swapped symbolic link", change);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_still_being_written_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x");
+        std::fs::write(&file, "").unwrap();
+        let mut watched = Watched::new(vec![file.clone()]);
+        for length in 1..5 {
+            std::fs::write(&file, "x".repeat(length)).unwrap();
+            assert!(!watched.changed(vec![file.clone()]), "{length}");
+        }
+        assert!(watched.changed(vec![file]));
+    }
+}
