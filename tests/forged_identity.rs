@@ -148,6 +148,24 @@ fn forwarded_addresses_are_believed_from_trusted_proxies_only() {
     assert_eq!(status(""), 401, "a trusted proxy is no trusted host");
 }
 
+/// The header arrives as manuals write it, for whoever compares bytes.
+#[test]
+fn the_identity_header_is_written_in_capitals() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address).start();
+    assert_eq!(
+        gate.send(STRANGER, inject(&basic("scott", "tiger")))
+            .unwrap()
+            .status,
+        200
+    );
+    assert!(
+        upstream.text().contains("\r\nX-Http-Auth: scott\r\n"),
+        "{}",
+        upstream.text()
+    );
+}
+
 /// A name outside of ASCII arrives as the UTF-8 that it is.
 #[test]
 fn a_utf8_identity_is_forwarded_as_utf8() {

@@ -82,6 +82,9 @@ fn an_http10_client_is_served() {
     assert_eq!((reply.status, reply.text().as_str()), (200, "ok"));
     assert!(connection.closes());
     assert_eq!(upstream.requests(), 1);
+    // HTTP/1.1 wants a host, and the client named none.
+    let host = format!("\r\nHost: {}\r\n", upstream.address);
+    assert!(upstream.text().contains(&host), "{}", upstream.text());
 }
 
 /// A client that shuts its sending side after the request gets its answer.
@@ -216,6 +219,31 @@ fn an_upstream_that_breaks_off_gives_502() {
         );
         assert_eq!(upstream.requests(), 1, "{answer:?}");
     }
+}
+
+/// The library refuses some `Connection` fields; the client learns what is wrong, and that the connection closes.
+#[test]
+fn a_connection_header_that_nominates_too_much_is_refused() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address).start();
+    for nominated in [
+        "host",
+        "x-forwarded-for",
+        "\"x\"",
+        "a,b,c,d,e,f,g,h,i,j,k,l",
+    ] {
+        let mut connection = gate.connect(TRUSTED);
+        connection.write(inject(&format!("Connection: {nominated}\r\n")));
+        let reply = connection.reply().unwrap();
+        assert_eq!(
+            (reply.status, reply.header("connection")),
+            (400, Some("close")),
+            "{nominated}"
+        );
+        assert_eq!(reply.json()["message"], "a header field is malformed");
+        assert!(connection.closes());
+    }
+    assert_eq!(upstream.text(), "");
 }
 
 /// An answer that breaks off half-way must not look whole to the client.

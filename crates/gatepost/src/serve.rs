@@ -2,33 +2,32 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use gatepost_config::{Settings, UpstreamAddress};
-use gatepost_policy::PolicyCounters;
-use gatepost_proxy::{Build, Parts, Server, UpstreamTarget};
+use gatepost_proxy::{Build, Fingerprint, Parts, Server, UpstreamTarget};
 
 use crate::cli::REVISION;
-use crate::settings::{ConfigFile, load};
+use crate::settings::ConfigFile;
 use crate::{demo, logging};
 
 /// Serves until a signal says stop. Whatever is wrong is said before anything listens.
 pub(crate) fn run(config: &Path) -> Result<()> {
-    start(load(config)?, config)?.run()?;
+    start(&ConfigFile::new(config), |_| Ok(()))?.run()?;
     Ok(())
 }
 
 /// The same in front of the embedded injection API, with an invitation to try it.
 pub(crate) fn demo(config: &Path) -> Result<()> {
-    let settings = load(config)?;
-    if !matches!(settings.upstream.address, UpstreamAddress::Demo { .. }) {
-        bail!(
-            "{}: the demo needs `upstream: {{ address: demo }}`",
-            config.display()
-        );
-    }
-    let server = start(settings, config)?;
+    let server = start(&ConfigFile::new(config), |settings| {
+        if !matches!(settings.upstream.address, UpstreamAddress::Demo { .. }) {
+            bail!(
+                "{}: the demo needs `upstream: {{ address: demo }}`",
+                config.display()
+            );
+        }
+        Ok(())
+    })?;
     if let Some(gate) = server.addresses().next() {
         std::io::stdout().write_all(demo::invitation(gate).as_bytes())?;
     }
@@ -36,10 +35,11 @@ pub(crate) fn demo(config: &Path) -> Result<()> {
     Ok(())
 }
 
-fn start(settings: Settings, config: &Path) -> Result<Server> {
+fn start(file: &ConfigFile, accept: impl FnOnce(&Settings) -> Result<()>) -> Result<Server> {
+    let loaded = Fingerprint::now(file);
+    let settings = file.settings()?;
+    accept(&settings)?;
     logging::init(&settings.log)?;
-    let counters = Arc::<PolicyCounters>::default();
-    let file = ConfigFile::new(config, counters.clone());
     let policy = file.load_policy(&settings)?;
     let demo = match &settings.upstream.address {
         UpstreamAddress::Demo { store } => {
@@ -56,8 +56,9 @@ fn start(settings: Settings, config: &Path) -> Result<Server> {
         settings,
         policy,
         demo,
-        source: Box::new(file),
-        counters,
+        source: Box::new(file.clone()),
+        loaded,
+        counters: file.counters(),
         build,
     })?;
     for address in server.addresses() {

@@ -12,17 +12,28 @@ use gatepost_policy::{LoadError, Policy, PolicyCounters, PolicySettings};
 use gatepost_proxy::Source;
 
 /// A configuration file, to be read as often as it changes.
+#[derive(Clone)]
 pub(crate) struct ConfigFile {
     path: PathBuf,
     counters: Arc<PolicyCounters>,
 }
 
 impl ConfigFile {
-    pub(crate) fn new(path: &Path, counters: Arc<PolicyCounters>) -> Self {
+    pub(crate) fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            counters,
+            counters: Arc::default(),
         }
+    }
+
+    /// What its policies count, from one to the next.
+    pub(crate) fn counters(&self) -> Arc<PolicyCounters> {
+        self.counters.clone()
+    }
+
+    /// Reads the file. The error lists every fault, a line each.
+    pub(crate) fn settings(&self) -> Result<Settings> {
+        load(&self.path)
     }
 
     /// Loads the policy that the configuration names, and logs the warnings about both.
@@ -40,7 +51,7 @@ impl ConfigFile {
 
 impl Source for ConfigFile {
     fn load(&self) -> Result<(Settings, Policy), String> {
-        let settings = load(&self.path).map_err(|faults| faults.to_string())?;
+        let settings = self.settings().map_err(|faults| faults.to_string())?;
         let policy = self
             .load_policy(&settings)
             .map_err(|fault| fault.to_string())?;
@@ -50,7 +61,7 @@ impl Source for ConfigFile {
     fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.path.clone()];
         // A configuration that cannot be read names no policy; its own repair will be noticed.
-        if let Ok(settings) = load(&self.path) {
+        if let Ok(settings) = self.settings() {
             if let Some(folder) = settings.policy.file.parent() {
                 lua_files(folder, &mut files);
             }

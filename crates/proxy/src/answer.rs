@@ -8,10 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepost_auth::Refusal;
-use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
-};
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use pingora_core::protocols::Stream;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -97,9 +94,9 @@ pub(crate) async fn refuse_raw(mut stream: Stream, refusal: &Refusal) {
         status.canonical_reason().unwrap_or_default()
     )
     .into_bytes();
-    let close = (CONNECTION, HeaderValue::from_static("close"));
+    let close = ("Connection", HeaderValue::from_static("close"));
     for (name, value) in fields(refusal, None, body.len()).into_iter().chain([close]) {
-        answer.extend_from_slice(name.as_str().as_bytes());
+        answer.extend_from_slice(name.as_bytes());
         answer.extend_from_slice(b": ");
         answer.extend_from_slice(value.as_bytes());
         answer.extend_from_slice(b"\r\n");
@@ -128,22 +125,22 @@ fn fields(
     refusal: &Refusal,
     challenge: Option<&HeaderValue>,
     body_bytes: usize,
-) -> Vec<(HeaderName, HeaderValue)> {
+) -> Vec<(&'static str, HeaderValue)> {
     let mut fields = vec![
-        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
-        (CONTENT_LENGTH, HeaderValue::from(body_bytes)),
-        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        ("Content-Type", HeaderValue::from_static("application/json")),
+        ("Content-Length", HeaderValue::from(body_bytes)),
+        ("Cache-Control", HeaderValue::from_static("no-store")),
     ];
     if refusal.challenges()
         && let Some(challenge) = challenge
     {
-        fields.push((WWW_AUTHENTICATE, challenge.clone()));
+        fields.push(("WWW-Authenticate", challenge.clone()));
     }
     if let Some(wait) = refusal.retry_after() {
-        fields.push((RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1))));
+        fields.push(("Retry-After", HeaderValue::from(wait.as_secs().max(1))));
     }
     if let Some(Ok(methods)) = refusal.allow().map(HeaderValue::from_str) {
-        fields.push((ALLOW, methods));
+        fields.push(("Allow", methods));
     }
     fields
 }

@@ -11,12 +11,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gatepost_auth::address::client_address;
 use gatepost_auth::path::Target;
-use gatepost_auth::wire::check_http2;
+use gatepost_auth::wire::{HeadFault, check_http2};
 use gatepost_auth::{Credentials, Mechanism, Permit, Refusal, Subject};
 use http::Version;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::ErrorType::{ConnectTimedout, InternalError, ReadTimedout, WriteTimedout};
+use pingora_error::ErrorType::{
+    ConnectTimedout, InternalError, InvalidHTTPHeader, ReadTimedout, WriteTimedout,
+};
 use pingora_error::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
@@ -214,8 +216,9 @@ impl ProxyHttp for Door {
         let refusal = classify(e);
         passage.record.refused(&refusal);
         passage.record.detail = Some(e.to_string());
-        let answered = answer::refuse(session, &refusal, None).await;
+        // What is left of the exchange is in doubt, so the connection is not used again.
         session.set_keepalive(None);
+        let answered = answer::refuse(session, &refusal, None).await;
         let error_code = if answered.is_ok() {
             refusal.status().as_u16()
         } else {
@@ -252,6 +255,10 @@ fn classify(e: &Error) -> Refusal {
         ErrorSource::Upstream if timed_out => Refusal::UpstreamTimedOut,
         ErrorSource::Upstream => Refusal::UpstreamFailed,
         ErrorSource::Downstream if timed_out => Refusal::BodyTimedOut,
+        // The library refuses some Connection fields itself.
+        ErrorSource::Downstream if *e.etype() == InvalidHTTPHeader => {
+            Refusal::Head(HeadFault::BadField)
+        }
         ErrorSource::Downstream => Refusal::Body,
         ErrorSource::Internal | ErrorSource::Unset => Refusal::Internal,
     }

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use gatepost_auth::Permit;
 use gatepost_auth::headers::ProtectedNames;
+use http::header::HOST;
 use http::{HeaderName, HeaderValue};
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora_error::ErrorType::InternalError;
@@ -15,7 +17,10 @@ use pingora_http::RequestHeader;
 /// The upstream, ready to be asked for.
 pub(crate) struct Upstream {
     peer: HttpPeer,
-    identity_header: HeaderName,
+    /// As people write it: `X-Http-Auth`.
+    identity_header: Bytes,
+    /// For the clients of HTTP/1.0 that name no host; HTTP/1.1 wants one (RFC 9112 §3.2).
+    host: HeaderValue,
 }
 
 /// Where the upstream listens, once names are resolved.
@@ -42,7 +47,7 @@ impl Upstream {
     pub(crate) fn new(
         target: &UpstreamTarget,
         times: UpstreamTimes,
-        identity_header: HeaderName,
+        identity_header: &HeaderName,
     ) -> Result<Self> {
         let mut peer = match target {
             UpstreamTarget::Tcp(address) => HttpPeer::new(*address, false, String::new()),
@@ -61,9 +66,15 @@ impl Upstream {
         // Removes hop-by-hop headers and whatever Connection nominates before `rewrite` runs, so a
         // client cannot make anybody drop what `rewrite` sets.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+        let host = match target {
+            UpstreamTarget::Tcp(address) => address.to_string(),
+            UpstreamTarget::Unix(_) => "localhost".to_owned(),
+        };
         Ok(Self {
             peer,
-            identity_header,
+            identity_header: Bytes::from(in_capitals(identity_header)),
+            host: HeaderValue::try_from(host)
+                .or_err(InternalError, "address is no header value")?,
         })
     }
 
@@ -102,8 +113,26 @@ impl Upstream {
                 .or_err(InternalError, "identity is no header value")?;
             request.insert_header(self.identity_header.clone(), value)?;
         }
+        if !request.headers.contains_key(HOST) {
+            request.insert_header("Host", self.host.clone())?;
+        }
         request.insert_header("X-Forwarded-For", permit.client().to_string())?;
         request.insert_header("X-Forwarded-Proto", "http")?;
         Ok(())
     }
+}
+
+/// Header names are the same in any case, but people compare them with what they read in manuals.
+fn in_capitals(name: &HeaderName) -> String {
+    let capitalize = |word: &str| {
+        let mut letters = word.chars();
+        letters.next().map_or(String::new(), |first| {
+            first.to_ascii_uppercase().to_string() + letters.as_str()
+        })
+    };
+    name.as_str()
+        .split('-')
+        .map(capitalize)
+        .collect::<Vec<_>>()
+        .join("-")
 }

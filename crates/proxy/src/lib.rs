@@ -16,5 +16,5 @@ mod reload;
 mod server;
 mod snapshot;
 
-pub use reload::Source;
+pub use reload::{Fingerprint, Source};
 pub use server::{Build, Parts, Server, StartError, UpstreamTarget};

@@ -30,6 +30,30 @@ pub trait Source: Send + 'static {
     fn files(&self) -> Vec<PathBuf>;
 }
 
+/// What a source's files hold at one moment. Taken before they are loaded, so that a change in between is
+/// noticed afterwards rather than missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// Of the source's files as they are now.
+    #[must_use]
+    pub fn now(source: &dyn Source) -> Self {
+        Self::of(source.files())
+    }
+
+    /// Of names and contents. A file that cannot be read counts as such.
+    fn of(mut files: Vec<PathBuf>) -> Self {
+        files.sort();
+        let mut hasher = DefaultHasher::new();
+        for file in files {
+            file.hash(&mut hasher);
+            std::fs::read(&file).ok().hash(&mut hasher);
+        }
+        Self(hasher.finish())
+    }
+}
+
 /// Why a reload is wanted.
 pub(crate) enum Wanted {
     /// SIGHUP.
@@ -45,6 +69,8 @@ pub(crate) struct Reloader {
     pub(crate) metrics: Metrics,
     /// What runs now.
     pub(crate) settings: Settings,
+    /// What the files held before that was loaded.
+    pub(crate) loaded: Fingerprint,
     /// Where the embedded injection API listens, if it was started.
     pub(crate) demo: Option<UpstreamTarget>,
 }
@@ -52,7 +78,7 @@ pub(crate) struct Reloader {
 impl Reloader {
     /// Serves until nobody can want a reload any more.
     pub(crate) fn run(mut self, wanted: &Receiver<Wanted>) {
-        let mut watched = Watched::new(self.source.files());
+        let mut watched = Watched::new(self.loaded);
         loop {
             let asked = match self.settings.reload.watch {
                 Some(interval) => wanted.recv_timeout(interval),
@@ -60,17 +86,17 @@ impl Reloader {
             };
             match asked {
                 Ok(Wanted::BySignal) => {
-                    watched = Watched::new(self.source.files());
+                    watched = Watched::new(Fingerprint::now(&*self.source));
                     // The log and the metric say what came of it.
                     let _ = self.reload("signal");
                 }
                 Ok(Wanted::ByAdmin(answer)) => {
-                    watched = Watched::new(self.source.files());
+                    watched = Watched::new(Fingerprint::now(&*self.source));
                     // Whoever asked may be gone; the reload has happened all the same.
                     let _ = answer.send(self.reload("admin"));
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    if watched.changed(self.source.files()) {
+                    if watched.changed(Fingerprint::now(&*self.source)) {
                         let _ = self.reload("files changed");
                     }
                 }
@@ -141,22 +167,21 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
 /// `ConfigMap`), a renamed file and a plain write all look the same then, and a touched file looks like none.
 struct Watched {
     /// What was loaded last, or tried.
-    known: u64,
+    known: Fingerprint,
     /// A difference seen once. It has to be the same a second time, so that a file is not read while it
     /// is being written.
-    suspected: Option<u64>,
+    suspected: Option<Fingerprint>,
 }
 
 impl Watched {
-    fn new(files: Vec<PathBuf>) -> Self {
+    fn new(known: Fingerprint) -> Self {
         Self {
-            known: fingerprint(files),
+            known,
             suspected: None,
         }
     }
 
-    fn changed(&mut self, files: Vec<PathBuf>) -> bool {
-        let now = fingerprint(files);
+    fn changed(&mut self, now: Fingerprint) -> bool {
         if now == self.known {
             self.suspected = None;
             return false;
@@ -171,17 +196,6 @@ impl Watched {
     }
 }
 
-/// Of names and contents. A file that cannot be read counts as such.
-fn fingerprint(mut files: Vec<PathBuf>) -> u64 {
-    files.sort();
-    let mut hasher = DefaultHasher::new();
-    for file in files {
-        file.hash(&mut hasher);
-        std::fs::read(&file).ok().hash(&mut hasher);
-    }
-    hasher.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,11 +205,11 @@ mod tests {
     fn a_change_counts_when_it_is_seen_twice() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x");
-        let files = || vec![file.clone()];
+        let now = || Fingerprint::of(vec![file.clone()]);
         std::fs::write(&file, "one").unwrap();
-        let mut watched = Watched::new(files());
+        let mut watched = Watched::new(now());
         let mut seen = |what: &str, expected: [bool; 3]| {
-            let got = [(); 3].map(|()| watched.changed(files()));
+            let got = [(); 3].map(|()| watched.changed(now()));
             assert_eq!(got, expected, "{what}");
         };
         let change = [false, true, false];
@@ -228,11 +242,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x");
         std::fs::write(&file, "").unwrap();
-        let mut watched = Watched::new(vec![file.clone()]);
+        let now = || Fingerprint::of(vec![file.clone()]);
+        let mut watched = Watched::new(now());
         for length in 1..5 {
             std::fs::write(&file, "x".repeat(length)).unwrap();
-            assert!(!watched.changed(vec![file.clone()]), "{length}");
+            assert!(!watched.changed(now()), "{length}");
         }
-        assert!(watched.changed(vec![file]));
+        assert!(watched.changed(now()));
     }
 }

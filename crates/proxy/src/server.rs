@@ -28,7 +28,7 @@ use crate::admin::{self, Admin};
 use crate::connection::Connections;
 use crate::door::Door;
 use crate::metrics::Metrics;
-use crate::reload::{Reloader, Source, Wanted};
+use crate::reload::{Fingerprint, Reloader, Source, Wanted};
 use crate::snapshot::Snapshot;
 
 /// Connections that the kernel completes before they are accepted.
@@ -51,6 +51,8 @@ pub struct Parts<'a> {
     pub demo: Option<UpstreamTarget>,
     /// Where both are read from again.
     pub source: Box<dyn Source>,
+    /// What its files held before they were read.
+    pub loaded: Fingerprint,
     /// What the policy counts, from one policy to the next.
     pub counters: Arc<PolicyCounters>,
     /// Which build this is, for the build-info metric.
@@ -114,6 +116,7 @@ impl Server {
             policy,
             demo,
             source,
+            loaded,
             counters,
             build,
         } = parts;
@@ -136,6 +139,7 @@ impl Server {
             snapshot,
             metrics,
             settings,
+            loaded,
             demo,
         };
         Ok(Self {

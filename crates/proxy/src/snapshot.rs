@@ -39,7 +39,7 @@ impl Snapshot {
         Ok(Self {
             gate: settings.gate.clone(),
             policy: Arc::new(policy),
-            upstream: Upstream::new(target, times, identity_header.clone())
+            upstream: Upstream::new(target, times, identity_header)
                 .map_err(|fault| StartError::Upstream(fault.to_string()))?,
             http: settings.http,
             drain_timeout: settings.drain_timeout,
