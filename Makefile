@@ -34,6 +34,16 @@ test: setup             ## every check that needs no other server
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo test --locked --workspace
 
+# Servers of others, from Debian. redis-server's own service is not needed and is left as the package leaves it.
+.PHONY: integration
+integration: setup      ## the tests that need Redis (installed when missing)
+	@if ! command -v redis-server >/dev/null; then \
+	  sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
+	  $$sudo apt-get update -qq; \
+	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends redis-server >/dev/null; \
+	fi
+	cargo test --locked --package gatepost --features integration --test integration
+
 .PHONY: deny
 deny:                   ## licences, sources and wrappers, with cargo-deny (installed when missing)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
@@ -44,3 +54,5 @@ figures: setup          ## measure the figures of the README
 	@echo "$$(date -u +%F), $$(uname -m), $$(nproc) cores, $$(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1)"
 	@cargo test --locked --release --package gatepost --test e2e -- --nocapture --test-threads 1 \
 	  a_100_mb_body an_endless_loop no_request_fails | sed -n 's|.*FIGURE ||p'
+	@cargo test --locked --release --package gatepost-policy --lib -- --nocapture two_hundred | sed -n 's|.*FIGURE ||p'
+	@cargo run --quiet --locked --release --package gatepost-policy --example verify_timing | sed -n 's|.*FIGURE ||p'

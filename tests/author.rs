@@ -194,3 +194,43 @@ fn check_flags_files_named_by_the_user() {
         "{out}"
     );
 }
+
+/// What `gatepost hash` prints, a policy verifies.
+#[test]
+fn hash_prints_what_a_policy_verifies() {
+    for algorithm in ["argon2id", "bcrypt", "sha512-crypt"] {
+        let (status, out, _) = run_with(
+            &["hash", "--algorithm", algorithm],
+            Path::new("."),
+            "tiger\n",
+            &[],
+        );
+        assert_eq!(status, Some(0));
+        let folder = folder(&format!(
+            "local gatepost = require 'gatepost'
+             require('kumo').on('http_server_validate_auth_basic', function(user, password)
+               return gatepost.password.verify('{}', password)
+             end)",
+            out.trim()
+        ));
+        assert_eq!(
+            auth(folder.path(), "scott", "tiger\n").0,
+            Some(0),
+            "{algorithm}"
+        );
+        assert_eq!(
+            auth(folder.path(), "scott", "lion\n").0,
+            Some(1),
+            "{algorithm}"
+        );
+    }
+    assert_eq!(
+        run_with(&["hash", "--algorithm", "md5"], Path::new("."), "x\n", &[]).0,
+        Some(1)
+    );
+    assert_eq!(
+        run(&["hash"], Path::new(".")).0,
+        Some(1),
+        "no password, no hash"
+    );
+}

@@ -11,6 +11,7 @@ mod body;
 mod credentials;
 mod decision_cache;
 mod demo;
+mod examples;
 mod forged_identity;
 mod forwarding;
 mod lifecycle;

@@ -15,10 +15,13 @@ fn an_endless_loop_gives_503_in_time_and_disturbs_nobody() {
         .start();
     std::thread::scope(|scope| {
         let loops: Vec<_> = (0..4)
-            .map(|_| {
-                scope.spawn(|| {
+            .map(|client| {
+                let gate = &gate;
+                scope.spawn(move || {
                     let begin = Instant::now();
-                    let reply = gate.send(STRANGER, inject(&basic("r-loop", "x"))).unwrap();
+                    let reply = gate
+                        .send(STRANGER, inject(&basic("r-loop", &client.to_string())))
+                        .unwrap();
                     assert_eq!(reply.status, 503, "{reply:?}");
                     assert!(reply.header("retry-after").is_some());
                     begin.elapsed()

@@ -216,6 +216,7 @@ fn the_top_level_is_what_it_is() {
         "config",
         "crates",
         "deploy",
+        "docs",
         "lua",
         "tests",
     ];

@@ -44,6 +44,12 @@ pub(crate) enum Command {
         /// The user name
         user: String,
     },
+    /// Hash a password for a policy; it is asked for, or read from standard input
+    Hash {
+        /// argon2id, bcrypt or sha512-crypt
+        #[arg(long, default_value = "argon2id")]
+        algorithm: String,
+    },
     /// Run tests of a policy
     Test {
         /// Lua files; of a folder, every `*_test.lua` in it

@@ -1,9 +1,10 @@
-//! The command line: `gatepost run`, `check`, `auth`, `test`, `demo`.
+//! The command line: `gatepost run`, `check`, `auth`, `hash`, `test`, `demo`.
 
 mod auth;
 mod check;
 mod cli;
 mod demo;
+mod hash;
 mod logging;
 mod password;
 mod serve;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Command::Run { config } => serve::run(&config).map(|()| ExitCode::SUCCESS),
         Command::Check { config } => check::run(&config, &mut out),
         Command::Auth { config, user } => auth::run(&config, &user, &mut out),
+        Command::Hash { algorithm } => hash::run(&algorithm, &mut out),
         Command::Test { files } => test::run(&files, &mut out),
         Command::Demo { config } => serve::demo(&config).map(|()| ExitCode::SUCCESS),
     };

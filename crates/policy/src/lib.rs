@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use gatepost_auth::{Credentials, Judgement};
 
+pub use crate::api::hashes::{HashAlgorithm, HashFault, hash_password};
 pub use crate::counters::{Count, PolicyCounters};
 pub use crate::testing::{TestCase, run_tests};
 pub use crate::traps::{Trap, lets_missing_password_in, paths_made_from_user};

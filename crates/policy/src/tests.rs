@@ -8,10 +8,10 @@ use gatepost_auth::{Credentials, Judgement, Secret};
 use super::*;
 
 /// A policy in a folder of its own.
-struct Loaded {
-    policy: Policy,
+pub(crate) struct Loaded {
+    pub(crate) policy: Policy,
     counters: Arc<PolicyCounters>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 struct Options {
@@ -49,11 +49,11 @@ fn try_load(lua: &str, options: &Options) -> Result<Loaded, LoadError> {
     Ok(Loaded {
         policy,
         counters,
-        _folder: folder,
+        folder,
     })
 }
 
-fn load(lua: &str) -> Loaded {
+pub(crate) fn load(lua: &str) -> Loaded {
     load_with(lua, &USUAL)
 }
 
@@ -62,7 +62,7 @@ fn load_with(lua: &str, options: &Options) -> Loaded {
 }
 
 /// The body of a handler for Basic credentials.
-fn handler(body: &str) -> String {
+pub(crate) fn handler(body: &str) -> String {
     format!(
         "local kumo = require 'kumo'\nlocal gatepost = require 'gatepost'\n\
          kumo.on('http_server_validate_auth_basic', function(user, password)\n{body}\nend)"
@@ -70,6 +70,11 @@ fn handler(body: &str) -> String {
 }
 
 impl Loaded {
+    /// Where the policy is.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     fn judge(&self, user: &str) -> Judgement {
         block_on(self.policy.judge(basic(user, "secret")))
     }
@@ -81,14 +86,30 @@ impl Loaded {
     }
 }
 
-fn basic(user: &str, password: &str) -> Credentials {
+pub(crate) fn load_one_worker(lua: &str) -> Loaded {
+    load_with(
+        lua,
+        &Options {
+            workers: 1,
+            ..USUAL
+        },
+    )
+}
+
+/// A handler with this body says yes.
+pub(crate) fn check_body(body: &str) {
+    let got = load(&handler(body)).judge("x");
+    assert!(identity(&got).is_some(), "{body}: {got:?}");
+}
+
+pub(crate) fn basic(user: &str, password: &str) -> Credentials {
     Credentials::Basic {
         user: user.to_owned(),
         password: Some(Secret::from(password)),
     }
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -96,7 +117,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
-fn identity(judgement: &Judgement) -> Option<&str> {
+pub(crate) fn identity(judgement: &Judgement) -> Option<&str> {
     if let Judgement::Accepted(info) = judgement {
         Some(info.http_auth())
     } else {
@@ -771,4 +792,41 @@ fn many_calls_at_once_get_their_own_answers() {
             });
         }
     });
+}
+
+/// The need: handlers that wait for something must not wait for each other.
+#[test]
+fn two_hundred_slow_handlers_take_little_longer_than_one() {
+    let service = crate::api::slow_service(Duration::from_secs(1));
+    let lua = handler(&format!(
+        "return client:get('{service}'):send():status_code() == 200"
+    ))
+    .replace(
+        "kumo.on(",
+        "local client = kumo.http.build_client {}\nkumo.on(",
+    );
+    let loaded = load_with(
+        &lua,
+        &Options {
+            workers: 4,
+            queue: 1024,
+            timeout: Duration::from_secs(20),
+            ..USUAL
+        },
+    );
+    let begin = Instant::now();
+    block_on(async {
+        let policy = Arc::new(loaded.policy);
+        let mut calls = tokio::task::JoinSet::new();
+        for caller in 0..200 {
+            let policy = policy.clone();
+            calls.spawn(async move { policy.judge(basic(&caller.to_string(), "x")).await });
+        }
+        while let Some(judgement) = calls.join_next().await {
+            assert!(identity(&judgement.unwrap()).is_some());
+        }
+    });
+    let took = begin.elapsed();
+    println!("FIGURE 200 handlers that each wait 1 s, on 4 workers: {took:.1?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }

@@ -106,9 +106,14 @@ fn opener(line: &str) -> Option<String> {
     capture(pattern(&format!(r"\b({OPENERS})")).as_ref(), line)
 }
 
+/// Whether the code uses one of the names. As an index alone (`files[user]`) it is looked up in a list, which is what it
+/// should be.
 fn mentions(code: &str, names: &[String]) -> bool {
     names.iter().any(|name| {
-        pattern(&format!(r"\b{}\b", regex::escape(name))).is_some_and(|name| name.is_match(code))
+        let name = regex::escape(name);
+        let looked_up = pattern(&format!(r"\w\[\s*{name}\s*\]"));
+        let rest = looked_up.map_or(code.into(), |it| it.replace_all(code, ""));
+        pattern(&format!(r"\b{name}\b")).is_some_and(|it| it.is_match(&rest))
     })
 }
 
@@ -171,6 +176,10 @@ mod tests {
         );
         check(
             "kumo.on('http_server_validate_auth_basic', function(user, password)\n  local superuser = io.open('x')\nend)",
+            &[],
+        );
+        check(
+            "kumo.on('http_server_validate_auth_basic', function(user, password)\n  local path = files[user]\n  return io.open(path) and io.open(files[user])\nend)",
             &[],
         );
         check("kumo.on('init', function(user)\n  io.open(user)\nend)", &[]);

@@ -3,12 +3,14 @@
 use mlua::{Lua, Table, Value};
 use subtle::ConstantTimeEq as _;
 
+use super::hashes::HashAlgorithm;
 use super::password::HashPool;
-use super::{Host, text};
+use super::{Host, bad_argument, htpasswd, text};
 
 pub(super) fn module(lua: &Lua, host: &Host<'_>) -> mlua::Result<Table> {
     let module = lua.create_table()?;
     module.set("password", password(lua, &host.common.hashes)?)?;
+    htpasswd::install(lua, host, &module)?;
     module.set(
         "equal",
         lua.create_function(|_, (a, b): (Value, Value)| {
@@ -53,18 +55,41 @@ fn password(lua: &Lua, hashes: &HashPool) -> mlua::Result<Table> {
     let pool = hashes.clone();
     module.set(
         "hash",
-        lua.create_async_function(move |_, password: Value| {
+        lua.create_async_function(move |_, (password, options): (Value, Value)| {
             let pool = pool.clone();
             async move {
                 const NAME: &str = "gatepost.password.hash";
                 let password = text(&password, 1, NAME)?.to_owned();
-                pool.hash(password)
+                let algorithm = algorithm(&options, NAME)?;
+                pool.hash(password, algorithm)
                     .await
                     .map_err(|fault| named(NAME, fault))
             }
         })?,
     )?;
     Ok(module)
+}
+
+/// The option `algorithm`, and no other.
+fn algorithm(options: &Value, function: &str) -> mlua::Result<HashAlgorithm> {
+    if options.is_nil() {
+        return Ok(HashAlgorithm::default());
+    }
+    let Value::Table(options) = options else {
+        return Err(bad_argument(2, function, "table", options));
+    };
+    let mut algorithm = HashAlgorithm::default();
+    for pair in options.pairs::<String, Value>() {
+        let (key, value) = pair?;
+        if key != "algorithm" {
+            return Err(mlua::Error::runtime(format!(
+                "{function} has no option '{key}'"
+            )));
+        }
+        let name = text(&value, 2, function)?;
+        algorithm = name.parse().map_err(|fault| named(function, fault))?;
+    }
+    Ok(algorithm)
 }
 
 fn named(function: &str, fault: impl std::fmt::Display) -> mlua::Error {

@@ -3,7 +3,7 @@
 
 use mlua::{Function, Lua, Table, Value, Variadic};
 
-use super::{Host, bad_argument, caller, json, submodule, text};
+use super::{Host, bad_argument, caller, json, submodule, text, toml, yaml};
 use crate::vm::Registry;
 
 pub(super) fn module(lua: &Lua, host: &Host<'_>) -> mlua::Result<Table> {
@@ -19,8 +19,11 @@ pub(super) fn module(lua: &Lua, host: &Host<'_>) -> mlua::Result<Table> {
     }
     let serde = submodule(lua, host, &kumo, "kumo.serde")?;
     json::install(lua, host, &serde)?;
+    toml::install(lua, host, &serde)?;
+    yaml::install(lua, host, &serde)?;
     // The old names, which many policies still use.
     json::install(lua, host, &kumo)?;
+    toml::install(lua, host, &kumo)?;
     Ok(kumo)
 }
 

@@ -1,17 +1,36 @@
-//! What a policy can call: the sandboxed standard library and the modules `kumo` and
-//! `gatepost`.
+//! What a policy can call: the sandboxed standard library and the modules `kumo`, `gatepost`, `sqlite`
+//! and `redis`.
 //!
 //! One file for each module. A function that has to wait is asynchronous, so it never keeps the other
 //! calls of its worker waiting; one that blocks runs on a bounded pool beside it.
 
+mod cidr;
+mod digest;
+mod encode;
+mod fs;
 mod gatepost;
+pub(crate) mod hashes;
+mod htpasswd;
+mod http;
 mod json;
 mod kumo;
+mod memoize;
+mod misc;
 mod password;
+mod plain;
+mod redis;
+mod regex;
 mod sandbox;
+mod secrets;
+mod sqlite;
+mod string;
+mod throttle;
+mod toml;
+mod yaml;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mlua::{Lua, Table, Value};
 
@@ -23,6 +42,9 @@ use crate::vm::Registry;
 pub(crate) struct Common {
     pub(crate) counters: Arc<PolicyCounters>,
     pub(crate) hashes: password::HashPool,
+    pub(crate) memos: memoize::Memos,
+    pub(crate) throttles: throttle::Throttles,
+    pub(crate) databases: sqlite::DatabasePool,
 }
 
 /// What a module is installed with.
@@ -37,8 +59,25 @@ pub(crate) struct Host<'a> {
 pub(crate) fn install(lua: &Lua, host: &Host<'_>) -> mlua::Result<()> {
     sandbox::install(lua, host)?;
     let kumo = kumo::module(lua, host)?;
+    for install in [
+        cidr::install,
+        digest::install,
+        encode::install,
+        fs::install,
+        http::install,
+        memoize::install,
+        misc::install,
+        regex::install,
+        secrets::install,
+        string::install,
+        throttle::install,
+    ] {
+        install(lua, host, &kumo)?;
+    }
     kumo::stand_in_for_unknown(lua, host.registry, &kumo, "kumo")?;
     lua.register_module("kumo", kumo)?;
+    lua.register_module("sqlite", sqlite::module(lua, host)?)?;
+    lua.register_module("redis", redis::module(lua, host)?)?;
     lua.register_module("gatepost", gatepost::module(lua, host)?)?;
     Ok(())
 }
@@ -79,6 +118,53 @@ fn text(value: &Value, position: usize, function: &str) -> mlua::Result<mlua::Bo
     })
 }
 
+/// A number, whole or not.
+fn number(value: &Value) -> Option<f64> {
+    if let Value::Integer(whole) = value {
+        // Every whole number of seconds or items that makes sense here fits.
+        return i32::try_from(*whole).ok().map(f64::from);
+    }
+    if let Value::Number(number) = value {
+        Some(*number)
+    } else {
+        None
+    }
+}
+
+/// A time span as an option: a text such as `5 minutes`, or a number of seconds. `None` where it is absent.
+fn duration(value: &Value, function: &str, option: &str) -> mlua::Result<Option<Duration>> {
+    /// Long enough for anything that a policy waits for or remembers.
+    const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+    if value.is_nil() {
+        return Ok(None);
+    }
+    let span = if let Value::String(text) = value {
+        // The parser takes `1 30s` for 130 s and overflows for long texts; neither is meant.
+        let text = text.to_string_lossy();
+        let plain = text.len() <= 64
+            && text
+                .split(' ')
+                .filter(|word| !word.is_empty())
+                .enumerate()
+                .all(|(index, word)| {
+                    let number = word.bytes().all(|byte| byte.is_ascii_digit());
+                    !number || (index == 0 && text.split_whitespace().count() == 2)
+                });
+        plain
+            .then(|| humantime::parse_duration(&text).ok())
+            .flatten()
+    } else {
+        number(value).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    };
+    span.filter(|span| *span <= LONGEST)
+        .map(Some)
+        .ok_or_else(|| {
+            mlua::Error::runtime(format!(
+                "{function}: '{option}' is a time span such as '5 minutes' or a number of seconds"
+            ))
+        })
+}
+
 fn bad_argument(position: usize, function: &str, expected: &str, got: &Value) -> mlua::Error {
     mlua::Error::runtime(format!(
         "bad argument #{position} to '{function}' ({expected} expected, got {})",
@@ -101,4 +187,13 @@ fn caller(lua: &Lua) -> String {
             .map_or(file.clone(), |line| format!("{file}:{line}"))
     })
     .unwrap_or_else(|| "?".to_owned())
+}
+
+/// A service on loopback that answers after a while.
+#[cfg(test)]
+pub(crate) fn slow_service(after: Duration) -> String {
+    http::tests::serve(move |_| {
+        std::thread::sleep(after);
+        ("200 OK", String::new())
+    })
 }

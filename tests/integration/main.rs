@@ -1,0 +1,9 @@
+//! Tests against servers of others, which `make integration` installs: the same harness, the same binary.
+
+#![cfg(test)] // Tells clippy that helpers may unwrap as tests may.
+
+#[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
+#[path = "../harness.rs"]
+mod harness;
+
+mod redis;

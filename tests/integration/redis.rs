@@ -1,0 +1,195 @@
+//! A policy whose users are in a real Redis, also while that comes and goes.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::harness::{STRANGER, Setup, basic, inject, run_with, wait_for};
+
+/// A Redis of the test's own, in memory alone, on a port of its own. Killed when dropped.
+struct Redis {
+    child: Option<Child>,
+    port: u16,
+}
+
+impl Redis {
+    fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let mut redis = Self { child: None, port };
+        redis.start_again();
+        redis
+    }
+
+    fn start_again(&mut self) {
+        let port = self.port.to_string();
+        let child = Command::new("redis-server")
+            .args([
+                "--port",
+                &port,
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed by `make integration`");
+        self.child = Some(child);
+        wait_for("Redis to listen", || {
+            TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        });
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../lua/examples")
+}
+
+fn example() -> String {
+    std::fs::read_to_string(examples().join("redis_hashes.lua")).unwrap()
+}
+
+/// Fills Redis with the user scott, and runs the example's own tests on the way.
+fn fill(redis: &Redis) {
+    let environment = [("MAIL_REDIS", redis.url())];
+    let environment = environment
+        .each_ref()
+        .map(|(key, value)| (*key, value.as_str()));
+    let (status, out, err) = run_with(
+        &["test", "redis_hashes_test.lua"],
+        &examples(),
+        "",
+        &environment,
+    );
+    assert_eq!(status, Some(0), "{out}{err}");
+}
+
+#[test]
+fn the_example_lets_the_right_users_in() {
+    let redis = Redis::start();
+    fill(&redis);
+    let gate = Setup::demo()
+        .policy(&example())
+        .env("MAIL_REDIS", &redis.url())
+        .start();
+    for (user, password, status) in [
+        ("scott", "tiger", 200),
+        ("scott", "lion", 401),
+        ("nobody", "tiger", 401),
+    ] {
+        assert_eq!(
+            gate.send(STRANGER, inject(&basic(user, password)))
+                .unwrap()
+                .status,
+            status,
+            "{user}"
+        );
+    }
+}
+
+/// What Redis answers comes back as Lua, bytes and all, and what it refuses raises.
+#[test]
+fn answers_come_back_as_lua() {
+    let redis = Redis::start();
+    let folder = tempfile::tempdir().unwrap();
+    let tests = "
+        local test = require 'gatepost.test'
+        local redis = require 'redis'
+        local connection = redis.open { node = os.getenv 'MAIL_REDIS', pool_size = 2 }
+        test.case('kinds of answers', function()
+          test.equal(connection:query('SET', 'a', 'grüße\\0\\xff'), 'OK')
+          test.equal(connection:query('GET', 'a'), 'grüße\\0\\xff')
+          test.equal(connection:query('GET', 'absent'), nil)
+          test.equal(connection:query('INCR', 'n'), 1)
+          test.equal(connection:query('INCRBY', 'n', 41), 42)
+          connection:query('RPUSH', 'list', 'x', 'y')
+          test.equal(table.concat(connection:query('LRANGE', 'list', 0, -1), ','), 'x,y')
+          connection:query('HSET', 'h', 'field', 'value')
+          test.equal(connection:query('HGETALL', 'h')[2], 'value')
+        end)
+        test.case('errors of the server', function()
+          test.raises(function() connection:query('NONSENSE') end, 'redis: ')
+          test.raises(function() connection:query('LPUSH', 'a', 'x') end, 'WRONGTYPE')
+          test.equal(connection:query('PING'), 'PONG')
+        end)
+        test.case('a password that is not asked for', function()
+          local wrong = redis.open { node = os.getenv 'MAIL_REDIS', password = 'hidden' }
+          test.raises(function() wrong:query('PING') end, 'redis: cannot connect')
+        end)";
+    crate::harness::write(folder.path(), "redis_test.lua", tests);
+    let url = redis.url();
+    let (status, out, err) = run_with(
+        &["test", "redis_test.lua"],
+        folder.path(),
+        "",
+        &[("MAIL_REDIS", url.as_str())],
+    );
+    assert_eq!(status, Some(0), "{out}{err}");
+    assert!(out.ends_with("3 passed, 0 failed\n"), "{out}");
+}
+
+/// The need: Redis goes away under load. Whoever needs it gets 500 or 503, everybody else is served, and when it
+/// comes back so does everything, without anybody's doing.
+#[test]
+fn redis_may_come_and_go() {
+    let mut redis = Redis::start();
+    fill(&redis);
+    // One user more, who needs no Redis.
+    let policy = example().replace(
+        "  local stored =",
+        "  if user == 'local' then return true end\n  local stored =",
+    );
+    let gate = Setup::demo()
+        .policy(&policy)
+        .env("MAIL_REDIS", &redis.url())
+        .with("decision_cache: { ttl: 0s }\npolicy.callback_timeout: 2s")
+        .start();
+    let status = |user: &str, password: &str| {
+        gate.send(STRANGER, inject(&basic(user, password)))
+            .unwrap()
+            .status
+    };
+    assert_eq!(status("scott", "tiger"), 200);
+    redis.kill();
+    std::thread::scope(|scope| {
+        let needing: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| status("scott", "tiger")))
+            .collect();
+        for _ in 0..50 {
+            assert_eq!(status("local", "x"), 200);
+        }
+        for status in needing {
+            assert!([500, 503].contains(&status.join().unwrap()));
+        }
+    });
+    redis.start_again();
+    // It came back empty: `scott` is unknown now, which only a Redis that is asked can say.
+    wait_for("Redis to be asked again", || {
+        status("scott", "tiger") == 401
+    });
+    fill(&redis);
+    assert_eq!(status("scott", "tiger"), 200);
+}
