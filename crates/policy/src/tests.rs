@@ -830,3 +830,23 @@ fn two_hundred_slow_handlers_take_little_longer_than_one() {
     println!("FIGURE 200 handlers that each wait 1 s, on 4 workers: {took:.1?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
+
+/// A handler that waits for something that does not come is given up at its deadline, and the worker is free.
+#[test]
+fn the_deadline_holds_across_waits() {
+    let timeout = Duration::from_millis(200);
+    let lua = handler("if user == 'slow' then kumo.sleep(60) end return true");
+    let loaded = load_with(
+        &lua,
+        &Options {
+            workers: 1,
+            timeout,
+            ..USUAL
+        },
+    );
+    let begin = Instant::now();
+    assert_eq!(loaded.judge("slow"), Judgement::TimedOut);
+    assert!(begin.elapsed() < timeout + Duration::from_secs(1));
+    assert_eq!(identity(&loaded.judge("good")), Some("good"));
+    assert_eq!(loaded.counters.abandoned_workers.value(), 0);
+}

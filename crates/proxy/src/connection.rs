@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use crate::answer;
 use crate::door::Door;
 use crate::head::{HeadTimes, Incoming, Turn, next_head};
-use crate::metrics::Metrics;
+use crate::metrics::{Counted, Metrics};
 use crate::record::Record;
 use crate::snapshot::Snapshot;
 
@@ -31,13 +31,13 @@ pub(crate) struct Connections {
 
 impl Connections {
     /// Serves one connection until it closes.
-    pub(crate) async fn serve(&self, tcp: TcpStream, peer: SocketAddr, shutdown: ShutdownWatch) {
-        self.metrics.connections.inc();
-        self.serve_counted(tcp, peer, shutdown).await;
-        self.metrics.connections.dec();
-    }
-
-    async fn serve_counted(&self, tcp: TcpStream, peer: SocketAddr, mut shutdown: ShutdownWatch) {
+    pub(crate) async fn serve(
+        &self,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        mut shutdown: ShutdownWatch,
+    ) {
+        let _open = Counted::new(&self.metrics.connections);
         let mut stream = prepare(tcp, peer);
         let first = self.head(&mut stream, Turn::First, &mut shutdown).await;
         if let Incoming::Http2(preface) = first {

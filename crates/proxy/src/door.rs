@@ -22,10 +22,9 @@ use pingora_error::ErrorType::{
 use pingora_error::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use prometheus::IntGauge;
 
 use crate::answer;
-use crate::metrics::Metrics;
+use crate::metrics::{Counted, Metrics};
 use crate::record::Record;
 use crate::snapshot::Snapshot;
 
@@ -42,7 +41,7 @@ pub(crate) struct Passage {
     permit: Option<Permit>,
     /// Whether anything of the body has been given to an upstream connection.
     body_begun: bool,
-    _in_flight: InFlight,
+    _in_flight: Counted,
 }
 
 impl Door {
@@ -114,7 +113,7 @@ impl ProxyHttp for Door {
             snapshot: self.snapshot.load_full(),
             permit: None,
             body_begun: false,
-            _in_flight: InFlight::new(&self.metrics.in_flight),
+            _in_flight: Counted::new(&self.metrics.in_flight),
         }
     }
 
@@ -261,21 +260,5 @@ fn classify(e: &Error) -> Refusal {
         }
         ErrorSource::Downstream => Refusal::Body,
         ErrorSource::Internal | ErrorSource::Unset => Refusal::Internal,
-    }
-}
-
-/// Counts a request for as long as it lives, also when its connection is dropped in the middle.
-struct InFlight(IntGauge);
-
-impl InFlight {
-    fn new(gauge: &IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }

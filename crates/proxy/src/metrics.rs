@@ -283,6 +283,22 @@ fn registered<T: Collector + Clone + 'static>(
     Ok(metric)
 }
 
+/// Counts something for as long as it lives, also when it is dropped in the middle.
+pub(crate) struct Counted(IntGauge);
+
+impl Counted {
+    pub(crate) fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// A status code as three digits, without allocating.
 fn status_text(status: u16, digits: &mut [u8; 3]) -> &str {
     let digit = |value: u16| b'0' + u8::try_from(value % 10).unwrap_or(0);

@@ -3,24 +3,10 @@
 use mlua::serde::ser::Options;
 use mlua::{Lua, LuaSerdeExt as _, Table, Value};
 
-use super::{Host, resolve, text};
+use super::{Host, reading};
 
 pub(super) fn install(lua: &Lua, host: &Host<'_>, module: &Table) -> mlua::Result<()> {
-    module.set(
-        "json_parse",
-        lua.create_function(|lua, json: Value| parse(lua, &text(&json, 1, "json_parse")?))?,
-    )?;
-    let folder = host.folder.to_owned();
-    module.set(
-        "json_load",
-        lua.create_async_function(move |lua, path: Value| {
-            let folder = folder.clone();
-            async move {
-                let path = resolve(&folder, &text(&path, 1, "json_load")?);
-                parse(&lua, &super::read_file(path).await?)
-            }
-        })?,
-    )?;
+    reading(lua, host, module, "json", parse)?;
     module.set(
         "json_encode",
         lua.create_function(|_, value: Value| {

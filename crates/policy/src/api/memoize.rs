@@ -15,7 +15,7 @@ use quick_cache::sync::Cache;
 use sha2::Sha256;
 
 use super::plain::Plain;
-use super::{Host, bad_argument, duration, text};
+use super::{Host, bad_argument, duration, only_options, text};
 
 type Key = [u8; 32];
 
@@ -117,24 +117,16 @@ pub(super) fn install(lua: &Lua, host: &Host<'_>, kumo: &Table) -> mlua::Result<
 }
 
 fn read(table: &Table) -> mlua::Result<(String, Options)> {
-    for pair in table.pairs::<Value, Value>() {
-        let (key, _) = pair?;
-        let key = key.to_string()?;
-        let known = [
-            "name",
-            "ttl",
-            "capacity",
-            "invalidate_with_epoch",
-            "populate_timeout",
-            "retry_on_populate_timeout",
-            "allow_stale_reads",
-        ];
-        if !known.contains(&key.as_str()) {
-            return Err(mlua::Error::runtime(format!(
-                "kumo.memoize has no option '{key}'"
-            )));
-        }
-    }
+    let known = [
+        "name",
+        "ttl",
+        "capacity",
+        "invalidate_with_epoch",
+        "populate_timeout",
+        "retry_on_populate_timeout",
+        "allow_stale_reads",
+    ];
+    only_options(table, "kumo.memoize", &known)?;
     let option = |name: &str| table.get::<Value>(name);
     let missing =
         |name: &str| mlua::Error::runtime(format!("kumo.memoize needs the option '{name}'"));

@@ -95,6 +95,40 @@ fn resolve(folder: &Path, path: &str) -> PathBuf {
     folder.join(path)
 }
 
+/// `NAME_parse` and `NAME_load` of a format.
+fn reading(
+    lua: &Lua,
+    host: &Host<'_>,
+    module: &Table,
+    format: &str,
+    parse: fn(&Lua, &str) -> mlua::Result<Value>,
+) -> mlua::Result<()> {
+    let name = format!("{format}_parse");
+    let called = name.clone();
+    let parsing = lua.create_function(move |lua, it: Value| parse(lua, &text(&it, 1, &called)?))?;
+    module.set(name, parsing)?;
+    let name = format!("{format}_load");
+    let (folder, called) = (host.folder.to_owned(), name.clone());
+    let loading = lua.create_async_function(move |lua, path: Value| {
+        let path = text(&path, 1, &called).map(|path| resolve(&folder, &path));
+        async move { parse(&lua, &read_file(path?).await?) }
+    })?;
+    module.set(name, loading)
+}
+
+/// Refuses an option that does not exist: a misspelt one would silently do nothing.
+fn only_options(table: &Table, function: &str, known: &[&str]) -> mlua::Result<()> {
+    for pair in table.pairs::<Value, Value>() {
+        let key = pair?.0.to_string()?;
+        if !known.contains(&key.as_str()) {
+            return Err(mlua::Error::runtime(format!(
+                "{function} has no option '{key}'"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The content of a file, read beside the worker.
 async fn read_file(path: PathBuf) -> mlua::Result<String> {
     let reading = tokio::task::spawn_blocking(move || {

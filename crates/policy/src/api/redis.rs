@@ -13,7 +13,7 @@ use redis::cluster_async::ClusterConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo as _};
 use tokio::sync::Mutex;
 
-use super::{Host, bad_argument, duration, text};
+use super::{Host, bad_argument, duration, only_options, text};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,23 +93,16 @@ enum Link {
 
 impl Pool {
     fn new(options: &Table) -> mlua::Result<Self> {
-        for pair in options.pairs::<Value, Value>() {
-            let key = pair?.0.to_string()?;
-            let known = [
-                "node",
-                "pool_size",
-                "username",
-                "password",
-                "connect_timeout",
-                "response_timeout",
-                "cluster",
-            ];
-            if !known.contains(&key.as_str()) {
-                return Err(mlua::Error::runtime(format!(
-                    "redis.open has no option '{key}'"
-                )));
-            }
-        }
+        let known = [
+            "node",
+            "pool_size",
+            "username",
+            "password",
+            "connect_timeout",
+            "response_timeout",
+            "cluster",
+        ];
+        only_options(options, "redis.open", &known)?;
         let nodes = nodes(&options.get::<Value>("node")?)?;
         let (user, password) = (
             options.get::<Option<String>>("username")?,

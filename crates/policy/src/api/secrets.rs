@@ -6,7 +6,7 @@ use std::time::Duration;
 use mlua::{Lua, Table, Value};
 
 use super::http::plain_client;
-use super::{Host, bad_argument, resolve, submodule, text};
+use super::{Host, bad_argument, only_options, resolve, submodule, text};
 
 /// Keys are short. In bytes.
 const LONGEST: u64 = 1024 * 1024;
@@ -53,22 +53,15 @@ impl KeySource {
         let Value::Table(table) = value else {
             return Err(bad_argument(1, function, "path or table", value));
         };
-        for pair in table.pairs::<Value, Value>() {
-            let name = pair?.0.to_string()?;
-            let known = [
-                "key_data",
-                "vault_mount",
-                "vault_path",
-                "vault_key",
-                "vault_address",
-                "vault_token",
-            ];
-            if !known.contains(&name.as_str()) {
-                return Err(mlua::Error::runtime(format!(
-                    "{function}: a key source has no '{name}'"
-                )));
-            }
-        }
+        let known = [
+            "key_data",
+            "vault_mount",
+            "vault_path",
+            "vault_key",
+            "vault_address",
+            "vault_token",
+        ];
+        only_options(table, function, &known)?;
         if let Value::String(data) = table.get::<Value>("key_data")? {
             return Ok(Self::Data(data.as_bytes().to_vec()));
         }
@@ -168,7 +161,10 @@ mod tests {
             ),
             ("kumo.secrets.load 'absent'", "absent: No such file"),
             ("kumo.secrets.load {}", "needs 'vault_mount'"),
-            ("kumo.secrets.load { surprise = 1 }", "has no 'surprise'"),
+            (
+                "kumo.secrets.load { surprise = 1 }",
+                "has no option 'surprise'",
+            ),
         ] {
             check_body(&format!(
                 "local ok, fault = pcall(function() {call} end) return not ok and tostring(fault):find([[{words}]], 1, true) ~= nil or error(fault)"

@@ -3,24 +3,10 @@
 use mlua::serde::ser::Options;
 use mlua::{Lua, LuaSerdeExt as _, Table, Value};
 
-use super::{Host, read_file, resolve, text};
+use super::{Host, reading};
 
 pub(super) fn install(lua: &Lua, host: &Host<'_>, module: &Table) -> mlua::Result<()> {
-    module.set(
-        "toml_parse",
-        lua.create_function(|lua, it: Value| parse(lua, &text(&it, 1, "toml_parse")?))?,
-    )?;
-    let folder = host.folder.to_owned();
-    module.set(
-        "toml_load",
-        lua.create_async_function(move |lua, path: Value| {
-            let folder = folder.clone();
-            async move {
-                let path = resolve(&folder, &text(&path, 1, "toml_load")?);
-                parse(&lua, &read_file(path).await?)
-            }
-        })?,
-    )?;
+    reading(lua, host, module, "toml", parse)?;
     let unfit = |fault: toml::ser::Error| {
         mlua::Error::runtime(format!("bad argument #1 to 'toml_encode' ({fault})"))
     };

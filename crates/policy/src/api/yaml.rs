@@ -3,24 +3,10 @@
 use mlua::serde::ser::Options;
 use mlua::{Lua, LuaSerdeExt as _, Table, Value};
 
-use super::{Host, read_file, resolve, text};
+use super::{Host, reading};
 
 pub(super) fn install(lua: &Lua, host: &Host<'_>, module: &Table) -> mlua::Result<()> {
-    module.set(
-        "yaml_parse",
-        lua.create_function(|lua, it: Value| parse(lua, &text(&it, 1, "yaml_parse")?))?,
-    )?;
-    let folder = host.folder.to_owned();
-    module.set(
-        "yaml_load",
-        lua.create_async_function(move |lua, path: Value| {
-            let folder = folder.clone();
-            async move {
-                let path = resolve(&folder, &text(&path, 1, "yaml_load")?);
-                parse(&lua, &read_file(path).await?)
-            }
-        })?,
-    )?;
+    reading(lua, host, module, "yaml", parse)?;
     module.set(
         "yaml_encode",
         lua.create_function(|_, value: Value| {
