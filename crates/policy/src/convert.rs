@@ -2,6 +2,8 @@
 //!
 //! Decoding into a struct with defaults would take `{}` for a success. Here, whatever is not plainly a
 //! yes or a no is a failure.
+//!
+//! INVARIANT: tables are read raw. A metamethod is the policy's code, and here no deadline would end it.
 
 use gatepost_auth::{AuthInfo, Credentials, Identity, IdentityContext, Judgement};
 use mlua::{Table, Value};
@@ -45,6 +47,11 @@ fn auth_info(table: &Table) -> Result<AuthInfo, String> {
         .iter()
         .map(|group| text(group, "a group"))
         .collect::<Result<Vec<_>, _>>()?;
+    let peer = table.raw_get::<Value>("peer_address");
+    let peer = peer.map_err(|_| "returned an auth info that cannot be read".to_owned())?;
+    if !peer.is_nil() {
+        text(&peer, "peer_address")?;
+    }
     AuthInfo::new(identities, groups).map_err(|fault| format!("returned an auth info, but {fault}"))
 }
 
@@ -57,7 +64,7 @@ fn identity(value: &Value) -> Result<Identity, String> {
     };
     let field = |name: &str| -> Result<String, String> {
         let value = table
-            .get::<Value>(name)
+            .raw_get::<Value>(name)
             .map_err(|_| format!("an identity's {name} cannot be read"))?;
         text(&value, &format!("an identity's {name}"))
     };
@@ -72,7 +79,7 @@ fn identity(value: &Value) -> Result<Identity, String> {
 /// The items of a list. An absent list is empty; one with holes or other keys is none.
 fn items(table: &Table, name: &str) -> Result<Vec<Value>, String> {
     let unreadable = || format!("returned an auth info whose {name} cannot be read");
-    let value = table.get::<Value>(name).map_err(|_| unreadable())?;
+    let value = table.raw_get::<Value>(name).map_err(|_| unreadable())?;
     if value.is_nil() {
         return Ok(Vec::new());
     }

@@ -33,24 +33,39 @@ struct Running {
 /// Installs the hook. It covers every coroutine, also those that the policy makes.
 pub(crate) fn install(lua: &Lua, turn: &Turn) -> mlua::Result<()> {
     let turn = turn.clone();
-    let triggers = HookTriggers::new().every_nth_instruction(INSTRUCTIONS);
-    lua.set_global_hook(triggers, move |lua, _| {
-        let Some(running) = turn.0.get() else {
-            return Ok(VmState::Continue);
-        };
-        if Instant::now() >= running.deadline {
-            // From here on every single instruction raises. A policy that catches the first error
-            // with `pcall`, in a loop even, gets no further than the next instruction.
-            let every = HookTriggers::new().every_nth_instruction(1);
-            lua.set_hook(every, |_, _| Err(out_of_time()))?;
-            return Err(out_of_time());
-        }
-        let outermost = lua.current_thread().to_pointer() == running.coroutine;
-        Ok(if outermost {
-            VmState::Yield
-        } else {
-            VmState::Continue
-        })
+    lua.set_global_hook(now_and_then(), move |lua, _| look(lua, &turn))
+}
+
+fn now_and_then() -> HookTriggers {
+    HookTriggers::new().every_nth_instruction(INSTRUCTIONS)
+}
+
+fn look(lua: &Lua, turn: &Turn) -> mlua::Result<VmState> {
+    let Some(running) = turn.0.get() else {
+        return Ok(VmState::Continue);
+    };
+    if Instant::now() >= running.deadline {
+        // From here on every single instruction raises. A policy that catches the first error
+        // with `pcall`, in a loop even, gets no further than the next instruction.
+        let every = HookTriggers::new().every_nth_instruction(1);
+        let late = turn.clone();
+        lua.set_hook(every, move |lua, _| {
+            if late.is_over() {
+                return Err(out_of_time());
+            }
+            // A call's own coroutine ends with it, but the state's main one, where errors are put into
+            // words, serves the next call too.
+            let turn = late.clone();
+            lua.set_hook(now_and_then(), move |lua, _| look(lua, &turn))?;
+            Ok(VmState::Continue)
+        })?;
+        return Err(out_of_time());
+    }
+    let outermost = lua.current_thread().to_pointer() == running.coroutine;
+    Ok(if outermost {
+        VmState::Yield
+    } else {
+        VmState::Continue
     })
 }
 
@@ -59,6 +74,12 @@ fn out_of_time() -> mlua::Error {
 }
 
 impl Turn {
+    /// Whether the call that is being run has no time left.
+    pub(crate) fn is_over(&self) -> bool {
+        let running = self.0.get();
+        running.is_some_and(|running| Instant::now() >= running.deadline)
+    }
+
     /// Wraps a call so that the hook knows about it whenever it runs.
     pub(crate) fn take<F>(
         &self,

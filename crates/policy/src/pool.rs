@@ -19,6 +19,10 @@ use crate::{LoadError, LoadReport, PolicyCounters, PolicySettings, PolicyStats};
 /// instructions to notice, and the machine may be slow.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How often the workers are looked at: usually, and while one seems to be stuck.
+const LOOK: Duration = Duration::from_secs(1);
+const LOOK_CLOSELY: Duration = Duration::from_millis(50);
+
 pub(crate) struct Pool {
     calls: async_channel::Sender<Call>,
     shared: Arc<Shared>,
@@ -63,7 +67,12 @@ impl Pool {
         // The first worker tries the file alone, so that a fault is said once.
         let mut report = None;
         for _ in 0..shared.settings.workers.max(1) {
-            let loaded = shared.spawn_worker()?.recv();
+            let (tell, told) = sync_channel(1);
+            shared.spawn_worker(move |loaded| {
+                // Whoever starts the policy waits for this.
+                let _ = tell.send(loaded);
+            })?;
+            let loaded = told.recv();
             let gone = || LoadError::Thread(std::io::Error::other("it ended while loading"));
             report = Some(loaded.map_err(|_| gone())??);
         }
@@ -126,48 +135,68 @@ impl Shared {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts one worker; the receiver tells what came of loading the policy.
+    /// Starts one worker, which tells `loaded` what came of loading the policy.
     fn spawn_worker(
         self: &Arc<Self>,
-    ) -> Result<Receiver<Result<LoadReport, LoadError>>, std::io::Error> {
-        let (loaded, result) = sync_channel(1);
+        loaded: impl FnOnce(Result<LoadReport, LoadError>) + Send + 'static,
+    ) -> Result<(), std::io::Error> {
         let watch = Arc::new(Watch::new());
-        let (shared, own) = (self.clone(), watch.clone());
+        let leave = Leave {
+            shared: self.clone(),
+            watch: watch.clone(),
+        };
+        // In the list before it runs, so that one which ends at once is taken out again.
+        self.workers().push(watch.clone());
+        let shared = self.clone();
         thread::Builder::new()
             .name("policy".to_owned())
             .spawn(move || {
-                let tell = |report| {
-                    // Nobody listens to a replacement; its fault is in the log.
-                    let _ = loaded.send(report);
-                };
-                run(&shared.settings, &shared.common, &shared.queue, &own, tell);
-                shared.workers().retain(|worker| !Arc::ptr_eq(worker, &own));
-                if own.is_retired() {
-                    shared.stuck.fetch_sub(1, Ordering::Relaxed);
-                    tracing::warn!("an abandoned policy worker came back and ended");
-                }
+                let common = &shared.common;
+                run(&shared.settings, common, &shared.queue, &watch, loaded);
+                drop(leave);
             })?;
-        self.workers().push(watch);
-        Ok(result)
+        Ok(())
     }
 
-    /// Sleeps until a call is overdue, then looks after the workers until none is.
+    /// Looks after the workers: every second, and closely from when a call is overdue until none is. A
+    /// caller that goes away early tells nothing, hence the second.
     fn supervise(self: &Arc<Self>, woken: &Receiver<()>) {
-        while woken.recv().is_ok() {
-            loop {
-                let suspects = self.give_up_stuck_workers();
-                if !suspects {
-                    break;
+        let mut pause = LOOK;
+        loop {
+            match woken.recv_timeout(pause) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.queue.is_closed() {
+                return;
+            }
+            let suspects = self.give_up_stuck_workers();
+            pause = if suspects { LOOK_CLOSELY } else { LOOK };
+            self.fill_up();
+        }
+    }
+
+    /// Starts workers for those that have ended: given up, or lost to a fault of their own. One that cannot
+    /// be started is tried again at the next look.
+    fn fill_up(self: &Arc<Self>) {
+        let wanted = self.settings.workers.max(1);
+        // The lock must be free again before a worker is put into the list.
+        let there = self.workers().len();
+        for _ in there..wanted {
+            let say =
+                |fault: LoadError| tracing::error!(%fault, "a policy worker cannot be replaced");
+            let started = self.spawn_worker(move |loaded| {
+                if let Err(fault) = loaded {
+                    say(fault);
                 }
-                match woken.recv_timeout(Duration::from_millis(50)) {
-                    Ok(()) | Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => return,
-                }
+            });
+            if let Err(fault) = started {
+                say(fault.into());
             }
         }
     }
 
-    /// Replaces workers that Lua does not let go of. True while one may still turn out to be one.
+    /// Gives up workers that Lua does not let go of. True while one may still turn out to be one.
     fn give_up_stuck_workers(self: &Arc<Self>) -> bool {
         let allowed = self.settings.callback_timeout + GRACE;
         let allowed = u64::try_from(allowed.as_millis()).unwrap_or(u64::MAX);
@@ -185,7 +214,7 @@ impl Shared {
                     stuck = most,
                     "too many policy workers are stuck to replace another one"
                 );
-                // They may come back; asking every 50 ms would only fill the log.
+                // They may come back; asking closely would only fill the log.
                 return false;
             }
             tracing::error!(busy_ms = busy, "a policy worker is stuck and is replaced");
@@ -193,10 +222,26 @@ impl Shared {
             self.stuck.fetch_add(1, Ordering::Relaxed);
             self.common.counters.abandoned_workers.add(1);
             self.workers().retain(|other| !Arc::ptr_eq(other, &worker));
-            if let Err(fault) = self.spawn_worker() {
-                tracing::error!(%fault, "a stuck policy worker cannot be replaced");
-            }
         }
         suspects
+    }
+}
+
+/// Takes a worker out of the list when its thread ends, also where a panic ends it or it never began.
+struct Leave {
+    shared: Arc<Shared>,
+    watch: Arc<Watch>,
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        let own = &self.watch;
+        self.shared
+            .workers()
+            .retain(|worker| !Arc::ptr_eq(worker, own));
+        if own.is_retired() {
+            self.shared.stuck.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!("an abandoned policy worker came back and ended");
+        }
     }
 }

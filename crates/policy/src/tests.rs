@@ -7,6 +7,8 @@ use gatepost_auth::{Credentials, Judgement, Secret};
 
 use super::*;
 
+mod attacks;
+
 /// A policy in a folder of its own.
 pub(crate) struct Loaded {
     pub(crate) policy: Policy,

@@ -122,10 +122,13 @@ impl Vm {
         common: &Common,
     ) -> Result<(Self, LoadReport), LoadError> {
         let file = &settings.file;
-        let source = std::fs::read(file).map_err(|source| LoadError::Read {
-            file: file.clone(),
-            source,
-        })?;
+        let source = common
+            .sources
+            .read(file)
+            .map_err(|source| LoadError::Read {
+                file: file.clone(),
+                source,
+            })?;
         let vm =
             Self::bare(settings, common).map_err(|fault| LoadError::Lua(first_line(&fault)))?;
         let deadline = Instant::now() + LOAD_TIME;
@@ -189,6 +192,7 @@ impl Vm {
         let folder = settings.file.parent().unwrap_or(Path::new(""));
         let host = Host {
             registry: &vm.registry,
+            turn: &vm.turn,
             common,
             folder,
         };
@@ -306,5 +310,37 @@ fn redact(text: String, credentials: &Credentials) -> String {
         text
     } else {
         text.replace(secret, "[redacted]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gatepost_auth::Secret;
+
+    use super::*;
+
+    /// The attack: a handler that puts what it was given into its error, and a log that keeps it.
+    #[test]
+    fn secrets_do_not_get_into_the_log() {
+        let basic = |password: Option<&str>| Credentials::Basic {
+            user: "scott".to_owned(),
+            password: password.map(Secret::from),
+        };
+        let bearer = Credentials::Bearer {
+            token: Secret::from("t0ken"),
+        };
+        for (text, credentials, expected) in [
+            (
+                "no tiger, tiger",
+                basic(Some("tiger")),
+                "no [redacted], [redacted]",
+            ),
+            ("user scott", basic(Some("tiger")), "user scott"),
+            ("as it is", basic(Some("")), "as it is"),
+            ("as it is", basic(None), "as it is"),
+            ("bad t0ken!", bearer, "bad [redacted]!"),
+        ] {
+            assert_eq!(redact(text.to_owned(), &credentials), expected);
+        }
     }
 }

@@ -56,7 +56,11 @@ fn log(lua: &Lua, level: Level) -> mlua::Result<Function> {
     lua.create_function(move |_, words: Variadic<Value>| {
         let words: Vec<String> = words
             .iter()
-            .map(Value::to_string)
+            .map(|word| {
+                // A text that is not UTF-8 is no reason to refuse a request.
+                let text = word.as_string().map(mlua::LuaString::to_string_lossy);
+                text.map_or_else(|| word.to_string(), Ok)
+            })
             .collect::<mlua::Result<_>>()?;
         let text = printable(&words.join("\t"));
         match level {
@@ -81,7 +85,8 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// Unknown names of a module become stand-ins: they can be called while the file loads, where they do
-/// nothing, and raise when they are called for a request, which is then refused.
+/// nothing, and raise when they are called or looked into for a request, which is then refused. A stand-in
+/// is true as Lua sees it, so a handler that got one out of `kumo.users[user]` would let everybody in.
 pub(super) fn stand_in_for_unknown(
     lua: &Lua,
     registry: &Registry,
@@ -97,12 +102,13 @@ pub(super) fn stand_in_for_unknown(
                 return Ok(Value::Nil);
             };
             let name = format!("{name}.{}", key.to_string_lossy());
-            if !registry.is_serving() {
-                registry.warn(format!(
-                    "{}: {name} does not exist here; a request that calls it is refused",
-                    caller(lua)
-                ));
+            if registry.is_serving() {
+                return Err(absent(&name));
             }
+            registry.warn(format!(
+                "{}: {name} does not exist here; a request that uses it is refused",
+                caller(lua)
+            ));
             stand_in(lua, &registry, name).map(Value::Table)
         })?,
     )?;
@@ -115,8 +121,11 @@ pub(super) fn stand_in(lua: &Lua, registry: &Registry, name: String) -> mlua::Re
     meta.set(
         "__index",
         lua.create_function(move |lua, (_, key): (Value, Value)| {
-            let key = key.to_string()?;
-            stand_in(lua, &nested, format!("{named}.{key}"))
+            let name = format!("{named}.{}", key.to_string()?);
+            if nested.is_serving() {
+                return Err(absent(&name));
+            }
+            stand_in(lua, &nested, name)
         })?,
     )?;
     let registry = registry.clone();
@@ -124,7 +133,7 @@ pub(super) fn stand_in(lua: &Lua, registry: &Registry, name: String) -> mlua::Re
         "__call",
         lua.create_function(move |_, _: Variadic<Value>| {
             if registry.is_serving() {
-                return Err(mlua::Error::runtime(format!("{name} does not exist here")));
+                return Err(absent(&name));
             }
             Ok(())
         })?,
@@ -132,4 +141,8 @@ pub(super) fn stand_in(lua: &Lua, registry: &Registry, name: String) -> mlua::Re
     let stand_in = lua.create_table()?;
     stand_in.set_metatable(Some(meta))?;
     Ok(stand_in)
+}
+
+fn absent(name: &str) -> mlua::Error {
+    mlua::Error::runtime(format!("{name} is not available in gatepost"))
 }

@@ -35,6 +35,8 @@ use std::time::Duration;
 use mlua::{Lua, Table, Value};
 
 use crate::PolicyCounters;
+use crate::hook::Turn;
+use crate::sources::Sources;
 use crate::vm::Registry;
 
 /// What all workers of a policy share. Clones are the same thing.
@@ -45,11 +47,13 @@ pub(crate) struct Common {
     pub(crate) memos: memoize::Memos,
     pub(crate) throttles: throttle::Throttles,
     pub(crate) databases: sqlite::DatabasePool,
+    pub(crate) sources: Sources,
 }
 
 /// What a module is installed with.
 pub(crate) struct Host<'a> {
     pub(crate) registry: &'a Registry,
+    pub(crate) turn: &'a Turn,
     pub(crate) common: &'a Common,
     /// The policy's folder.
     pub(crate) folder: &'a Path,

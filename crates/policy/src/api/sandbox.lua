@@ -1,9 +1,11 @@
 -- Takes away what a policy has no business with: starting programs, changing files, native and compiled
 -- code, ending the process. Runs once, before the policy; `...` is the policy's folder, the
--- logger, and the maker of stand-ins for modules that do not exist here.
+-- logger, the maker of stand-ins for modules that do not exist here, the reader of source files, what an asynchronous
+-- function yields while it waits, and whether the call's time is over.
 
-local folder, log, stand_in = ...
-local load, pairs, select, tostring, type = load, pairs, select, tostring, type
+local folder, log, stand_in, read_source, waiting, out_of_time = ...
+local error, load, pairs, select, tostring, type = error, load, pairs, select, tostring, type
+local rawequal, rawget, setmetatable = rawequal, rawget, setmetatable
 local concat, open, lines = table.concat, io.open, io.lines
 local search = package.searchpath
 
@@ -16,16 +18,54 @@ function _G.load(chunk, name, _, ...)
 end
 
 local function load_file(path)
-  local file, reason = open(path, 'r')
-  if not file then
+  local text, reason = read_source(path)
+  if not text then
     return nil, reason
   end
-  local text, fault = file:read('a')
-  file:close()
-  if not text then
-    return nil, fault
-  end
   return load(text, '@' .. path, 't')
+end
+
+-- An asynchronous function waits by yielding a mark to whoever resumed it. Inside of a coroutine that the policy made, that is
+-- the policy: without this, `coroutine.wrap(function() return gatepost.password.verify(...) end)()` gives the mark, which is
+-- true, for a wrong password. So a resume that gets the mark hands it on, until it reaches the worker, and asks again.
+local create, resume, yield = coroutine.create, coroutine.resume, coroutine.yield
+local close, status = coroutine.close, coroutine.status
+local function relay(thread, good, first, ...)
+  if good and rawequal(first, waiting) then
+    return relay(thread, resume(thread, yield(first)))
+  end
+  return good, first, ...
+end
+local function resume_in_time(thread, ...)
+  -- The hook ends one coroutine after the other. A policy that makes a new one for each that ended would keep it busy.
+  if out_of_time() then
+    error('the call took too long', 0)
+  end
+  return relay(thread, resume(thread, ...))
+end
+coroutine.resume = resume_in_time
+local function results(thread, good, ...)
+  if good then
+    return ...
+  end
+  if status(thread) == 'dead' then
+    close(thread)
+  end
+  error((...), 0)
+end
+function coroutine.wrap(body)
+  local thread = create(body)
+  return function(...)
+    return results(thread, resume_in_time(thread, ...))
+  end
+end
+
+-- Lua turns hooks off while it runs a finalizer, so nothing could end one that loops.
+function _G.setmetatable(value, meta)
+  if type(meta) == 'table' and rawget(meta, '__gc') ~= nil then
+    error("'__gc' is not available here", 2)
+  end
+  return setmetatable(value, meta)
 end
 
 local function absolute(path)

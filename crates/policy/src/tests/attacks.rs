@@ -1,0 +1,253 @@
+//! Policies that, by accident or not, would let the wrong ones in or take a worker away for good.
+
+use super::*;
+
+const ONE: Options = Options {
+    workers: 1,
+    timeout: Duration::from_millis(300),
+    ..USUAL
+};
+
+/// Lua that neither a hook nor a deadline can interrupt.
+const STUCK: &str = "string.find(('a'):rep(400), '.-.-.-.-.-b$')";
+
+/// Runs out of memory and keeps it.
+const HOARD: &str =
+    "hoard = hoard or {} while true do hoard[#hoard + 1] = ('x'):rep(100000) .. #hoard end";
+
+fn recovers(loaded: &Loaded, name: &str) {
+    let limit = Instant::now() + Duration::from_secs(10);
+    while identity(&loaded.judge("good")).is_none() {
+        assert!(
+            Instant::now() < limit,
+            "{name}: {:?}",
+            loaded.policy.stats()
+        );
+    }
+}
+
+/// The attack: a password check inside of a coroutine, whose wait looks like a yes.
+#[test]
+fn a_wait_inside_a_coroutine_is_not_an_answer() {
+    let wrong = "local check = function() return gatepost.password.verify(HASH, 'lion') end\n";
+    let right = "local check = function() return gatepost.password.verify(HASH, 'tiger') end\n";
+    let good = |body: &str| format!("{right}{body}");
+    let bad = |body: &str| format!("{wrong}{body}");
+    let wrap = "if coroutine.wrap(check)() then return true end return false";
+    let resume = "local ok, said = coroutine.resume(coroutine.create(check)) return ok and said";
+    let nested = "return coroutine.wrap(function() return coroutine.wrap(check)() end)()";
+    let caught = "return select(2, pcall(coroutine.wrap(check)))";
+    let values = "local seen = {}
+        for word in coroutine.wrap(function() coroutine.yield 'a' check() coroutine.yield 'b' end) do seen[#seen + 1] = word end
+        return table.concat(seen) == 'ab'";
+    let comparator =
+        "table.sort({ 2, 1 }, function() return coroutine.wrap(check)() end) return true";
+    let rejected = Judgement::Rejected;
+    for (body, expected) in [
+        (bad(wrap), Some(&rejected)),
+        (bad(resume), Some(&rejected)),
+        (bad(nested), Some(&rejected)),
+        (bad(caught), Some(&rejected)),
+        (good(wrap), None),
+        (good(resume), None),
+        (good(nested), None),
+        (good(caught), None),
+        (good(values), None),
+        // Nothing can wait inside of `table.sort`, so it raises.
+        (good(comparator), Some(&Judgement::Failed)),
+    ] {
+        let lua = format!(
+            "local HASH\n{}",
+            handler(&format!(
+                "HASH = HASH or gatepost.password.hash('tiger')\n{body}"
+            ))
+        );
+        let got = load(&lua).judge("who");
+        match expected {
+            Some(expected) => assert_eq!(got, *expected, "{body}"),
+            None => assert_eq!(identity(&got), Some("who"), "{body}: {got:?}"),
+        }
+    }
+}
+
+#[test]
+fn coroutines_are_what_they_are_in_lua() {
+    for body in [
+        "local f = coroutine.wrap(function(a) local b = coroutine.yield(a + 1) return b, nil end) return f(1) == 2 and select('#', f(5)) == 2",
+        "local co = coroutine.create(error) local ok, said = coroutine.resume(co, 'x') return not ok and said == 'x' and coroutine.status(co) == 'dead'",
+        "local f = coroutine.wrap(function() error('x', 0) end) local ok, said = pcall(f) return not ok and said == 'x'",
+        "local f = coroutine.wrap(function() error { 7 } end) local ok, said = pcall(f) return not ok and said[1] == 7",
+        "local f = coroutine.wrap(function() end) f() local ok, said = pcall(f) return not ok and said:find('dead') ~= nil",
+        "local f f = coroutine.wrap(function() return f() end) return not pcall(f)",
+        "return not pcall(coroutine.resume) and not pcall(coroutine.wrap, 1)",
+        "local closed local f = coroutine.wrap(function() local _ <close> = setmetatable({}, { __close = function() closed = true end }) error 'x' end) pcall(f) return closed",
+    ] {
+        let got = load(&handler(body)).judge("who");
+        assert_eq!(identity(&got), Some("who"), "{body}: {got:?}");
+    }
+}
+
+/// The attack: code of the policy that runs where no clock watches it.
+#[test]
+fn no_code_of_the_policy_runs_beside_the_clock() {
+    let endless = "function() while true do end end";
+    for (body, expected) in [
+        (
+            format!("return setmetatable({{}}, {{ __index = {endless} }})"),
+            Judgement::Failed,
+        ),
+        (
+            format!(
+                "return {{ identities = {{ setmetatable({{}}, {{ __index = {endless} }}) }} }}"
+            ),
+            Judgement::Failed,
+        ),
+        (
+            format!("setmetatable({{}}, {{ __gc = {endless} }}) error 'x'"),
+            Judgement::Failed,
+        ),
+        (
+            format!("error(setmetatable({{}}, {{ __tostring = {endless} }}))"),
+            Judgement::TimedOut,
+        ),
+    ] {
+        let lua = handler(&format!("if user == 'good' then return true end {body}"));
+        let loaded = load_with(&lua, &ONE);
+        for _ in 0..2 {
+            assert_eq!(loaded.judge("bad"), expected, "{body}");
+            assert_eq!(identity(&loaded.judge("good")), Some("good"), "{body}");
+        }
+        assert_eq!(loaded.counters.abandoned_workers.value(), 0, "{body}");
+    }
+}
+
+/// A policy that makes a new coroutine for each that the deadline ended, layers of them.
+#[test]
+fn layers_of_coroutines_end_at_the_deadline() {
+    let mut body = "while true do end".to_owned();
+    for make in [
+        "coroutine.resume(coroutine.create(function() BODY end))",
+        "pcall(coroutine.wrap(function() BODY end))",
+    ]
+    .repeat(2)
+    {
+        body = format!("while true do {} end", make.replace("BODY", &body));
+        let lua = handler(&format!("if user == 'good' then return true end {body}"));
+        let loaded = load_with(&lua, &ONE);
+        assert_eq!(loaded.judge("bad"), Judgement::TimedOut, "{body}");
+        recovers(&loaded, &body);
+        assert_eq!(loaded.counters.abandoned_workers.value(), 0, "{body}");
+    }
+}
+
+/// The attack: a file that was saved half-written, or that a reload refused, comes in when a worker is replaced.
+#[test]
+fn a_replaced_worker_runs_the_policy_that_was_loaded() {
+    let lua = format!(
+        "local helper = require 'helper'\n{}",
+        handler(&format!(
+            "if user == 'hoard' then {HOARD} end if user == 'stuck' then {STUCK} end return user == 'good' and helper.name == 'helper'"
+        ))
+    );
+    for trouble in ["hoard", "stuck"] {
+        for changed in [
+            "require('kumo').on('http_server_validate_auth_basic', function() return true end)",
+            "local x = = 1",
+        ] {
+            let timeout = Duration::from_millis(if trouble == "hoard" { 5000 } else { 200 });
+            let loaded = load_with(&lua, &Options { timeout, ..ONE });
+            std::fs::write(loaded.folder.path().join("p.lua"), changed).unwrap();
+            std::fs::write(loaded.folder.path().join("helper.lua"), "return {").unwrap();
+            loaded.judge(trouble);
+            recovers(&loaded, changed);
+            let replaced =
+                loaded.counters.abandoned_workers.value() + loaded.counters.replaced_states.value();
+            assert_eq!(
+                (replaced, loaded.judge("other")),
+                (1, Judgement::Rejected),
+                "{trouble}, {changed}"
+            );
+            assert_eq!(loaded.policy.stats().workers, 1);
+        }
+    }
+}
+
+/// A replacement that does not come up, since something that the file needs is gone, comes up once it is back.
+#[test]
+fn a_worker_that_cannot_be_replaced_is_tried_again() {
+    let lua = handler(&format!("if user == 'stuck' then {STUCK} end return true"))
+        + "\nassert(io.open(package.path:match('^(.-)/%?') .. '/data.json'))";
+    let loaded = load_with(
+        &lua,
+        &Options {
+            timeout: Duration::from_millis(200),
+            ..ONE
+        },
+    );
+    let data = loaded.folder.path().join("data.json");
+    std::fs::remove_file(&data).unwrap();
+    loaded.judge("stuck");
+    let limit = Instant::now() + Duration::from_secs(10);
+    while loaded.counters.abandoned_workers.value() == 0 {
+        assert!(Instant::now() < limit);
+        loaded.judge("good");
+    }
+    std::fs::write(&data, "{}").unwrap();
+    recovers(&loaded, "data");
+}
+
+/// A client that goes away early must not keep its stuck worker from being noticed.
+#[test]
+fn a_stuck_worker_is_replaced_though_nobody_waits() {
+    let lua = handler(&format!("if user == 'stuck' then {STUCK} end return true"));
+    let loaded = load_with(&lua, &ONE);
+    block_on(async {
+        let call = loaded.policy.judge(basic("stuck", "x"));
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), call)
+                .await
+                .is_err()
+        );
+        let limit = Instant::now() + Duration::from_secs(10);
+        while loaded.counters.abandoned_workers.value() == 0 {
+            assert!(Instant::now() < limit);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    recovers(&loaded, "stuck");
+}
+
+/// The attack: a name that does not exist is true as Lua sees it.
+#[test]
+fn an_unknown_name_lets_nobody_in() {
+    for body in [
+        "if kumo.no_such_check then return true end return false",
+        "if kumo.serde.no_such_check then return true end return false",
+        "if absent.users[user] then return true end return false",
+        "return kumo.no_such_check(user)",
+        "return absent",
+    ] {
+        let lua = format!(
+            "local absent = require('kumo').no_such_table\n{}",
+            handler(body)
+        );
+        assert_eq!(load(&lua).judge("who"), Judgement::Failed, "{body}");
+    }
+}
+
+#[test]
+fn logging_takes_any_bytes() {
+    for body in [
+        "print('\\xff', nil, 1) return true",
+        "kumo.log_info('\\xff', nil, true, {}) return true",
+    ] {
+        let got = load(&handler(body)).judge("who");
+        assert_eq!(identity(&got), Some("who"), "{body}: {got:?}");
+    }
+}
+
+#[test]
+fn a_peer_address_is_a_text() {
+    let body = "return { identities = { { identity = user, context = 'HttpBasicAuth' } }, peer_address = 7 }";
+    assert_eq!(load(&handler(body)).judge("who"), Judgement::Failed);
+}
