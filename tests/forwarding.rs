@@ -206,6 +206,7 @@ fn an_upstream_that_breaks_off_gives_502() {
         "nonsense\r\n\r\n",
         "HTTP/1.1 20",
         "HTTP/1.1 200 OK\r\nContent-Length: nonsense\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nnot HTTP",
     ] {
         let upstream = Recorder::behaving(move |stream, _| {
             let _ = stream.write_all(answer.as_bytes());
@@ -219,6 +220,37 @@ fn an_upstream_that_breaks_off_gives_502() {
         );
         assert_eq!(upstream.requests(), 1, "{answer:?}");
     }
+}
+
+/// What the upstream says to gatepost alone does not reach the client.
+#[test]
+fn hop_by_hop_fields_of_an_answer_stay_here() {
+    let upstream = Recorder::behaving(|stream, _| {
+        let _ = stream.write_all(
+            b"HTTP/1.1 200 OK\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n\
+              Proxy-Connection: close\r\nTrailer: X\r\nX-Stays: 1\r\nContent-Length: 2\r\n\r\nok",
+        );
+        false
+    });
+    let gate = Setup::before(upstream.address).start();
+    let reply = gate.send(TRUSTED, inject("")).unwrap();
+    assert_eq!((reply.status, reply.text().as_str()), (200, "ok"));
+    assert_eq!(reply.header("x-stays"), Some("1"));
+    for name in ["x-hop", "keep-alive", "proxy-connection", "trailer"] {
+        assert_eq!(reply.header(name), None, "{name}");
+    }
+}
+
+/// A client that pauses within its body is told so; the upstream did nothing wrong.
+#[test]
+fn a_pause_of_the_client_is_not_the_upstreams_fault() {
+    let upstream = Recorder::behaving(|_, _| true);
+    let gate = Setup::before(upstream.address)
+        .with("upstream.response_timeout: 300ms")
+        .start();
+    let mut connection = gate.connect(TRUSTED);
+    connection.write("POST /api/inject/v1 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf.");
+    assert_eq!(connection.reply().unwrap().status, 408);
 }
 
 /// The library refuses some `Connection` fields; the client learns what is wrong, and that the connection closes.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gatepost_auth::Refusal;
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 use pingora_core::protocols::Stream;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
@@ -46,8 +46,14 @@ pub(crate) async fn refuse(
         head.append_header(name, value)?;
     }
     // This says `Connection: close` by itself where the request's body is still coming.
-    session.write_response_header(Box::new(head), false).await?;
-    session.write_response_body(Some(body), true).await?;
+    session.set_write_timeout(Some(DRAIN_TIME));
+    let bodiless = session.req_header().method == Method::HEAD;
+    session
+        .write_response_header(Box::new(head), bodiless)
+        .await?;
+    if !bodiless {
+        session.write_response_body(Some(body), true).await?;
+    }
     drain(session).await;
     Ok(())
 }

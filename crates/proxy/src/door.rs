@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gatepost_auth::address::client_address;
 use gatepost_auth::path::Target;
-use gatepost_auth::wire::{HeadFault, check_http2};
+use gatepost_auth::wire::{HeadFault, HeadLimits, check_http2};
 use gatepost_auth::{Credentials, Mechanism, Permit, Refusal, Subject};
 use http::Version;
 use pingora_core::modules::http::HttpModules;
@@ -24,6 +24,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::answer;
+use crate::forward;
 use crate::metrics::{Counted, Metrics};
 use crate::record::Record;
 use crate::snapshot::Snapshot;
@@ -53,7 +54,7 @@ impl Door {
         let gate = &snapshot.gate;
         let request = session.req_header();
         record.method = Some(request.method.clone());
-        let target = plain_target(request)?;
+        let target = plain_target(request, &snapshot.http.head_limits)?;
         let forwarded_for = request.headers.get_all("x-forwarded-for").iter();
         let client = client_address(peer_address(session)?, forwarded_for, &gate.trusted_proxies)?;
         record.client = Some(client);
@@ -68,10 +69,13 @@ impl Door {
 }
 
 /// The path and query, if they have one meaning. HTTP/1 heads were checked before they were parsed.
-fn plain_target(request: &RequestHeader) -> Result<Target<'_>, Refusal> {
+fn plain_target<'a>(
+    request: &'a RequestHeader,
+    limits: &HeadLimits,
+) -> Result<Target<'a>, Refusal> {
     if request.version == Version::HTTP_2 {
         let authority = request.uri.authority().map(http::uri::Authority::as_str);
-        check_http2(authority, &request.headers)?;
+        check_http2(authority, &request.headers, limits)?;
     }
     Ok(Target::parse(request.raw_path())?)
 }
@@ -121,6 +125,8 @@ impl ProxyHttp for Door {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<bool> {
+        // A client that does not read must not hold its request for ever.
+        session.set_write_timeout(Some(passage.snapshot.http.body_timeout));
         match self.decide(session, passage).await {
             Ok(permit) => {
                 passage.record.permitted(&permit);
@@ -176,11 +182,11 @@ impl ProxyHttp for Door {
     async fn upstream_response_filter(
         &self,
         _session: &mut Session,
-        _response: &mut ResponseHeader,
+        response: &mut ResponseHeader,
         passage: &mut Passage,
     ) -> Result<()> {
         passage.record.upstream_answered();
-        Ok(())
+        forward::pass_back(response)
     }
 
     /// A pooled connection may turn out to be dead when it is used. The request is sent again only
@@ -212,7 +218,11 @@ impl ProxyHttp for Door {
         e: &Error,
         passage: &mut Passage,
     ) -> FailToProxy {
-        let refusal = classify(e);
+        let mut refusal = classify(e);
+        if matches!(refusal, Refusal::UpstreamTimedOut) && !session.is_body_done() {
+            // The upstream waits for the rest of the body, as gatepost does.
+            refusal = Refusal::BodyTimedOut;
+        }
         passage.record.refused(&refusal);
         passage.record.detail = Some(e.to_string());
         // What is left of the exchange is in doubt, so the connection is not used again.

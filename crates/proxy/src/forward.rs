@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use gatepost_auth::Permit;
 use gatepost_auth::headers::ProtectedNames;
-use http::header::HOST;
-use http::{HeaderName, HeaderValue};
+use http::header::{CONNECTION, HOST};
+use http::{HeaderName, HeaderValue, StatusCode};
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
-use pingora_error::ErrorType::InternalError;
+use pingora_error::ErrorType::{InternalError, InvalidHTTPHeader};
 use pingora_error::{Error, OrErr as _, Result};
-use pingora_http::RequestHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 
 /// The upstream, ready to be asked for.
 pub(crate) struct Upstream {
@@ -121,6 +121,37 @@ impl Upstream {
         Ok(())
     }
 }
+
+/// Makes the head that the client gets. The library removes hop-by-hop fields from requests only.
+///
+/// # Errors
+///
+/// Where the upstream switches protocols, which no request here asks for: what follows is not HTTP.
+pub(crate) fn pass_back(response: &mut ResponseHeader) -> Result<()> {
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Error::explain(InvalidHTTPHeader, "unasked switch of protocols").into_up());
+    }
+    // RFC 9110 §7.6.1: what Connection nominates is meant for this hop, as are these.
+    let nominated: Vec<String> = response
+        .headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .filter(|name| !FRAMING.contains(&name.as_str()))
+        .collect();
+    for name in &nominated {
+        response.remove_header(name.as_str());
+    }
+    for name in ["keep-alive", "proxy-connection", "upgrade", "trailer"] {
+        response.remove_header(name);
+    }
+    Ok(())
+}
+
+/// What the library itself reads from an answer to know where it ends.
+const FRAMING: [&str; 4] = ["", "connection", "content-length", "transfer-encoding"];
 
 /// Header names are the same in any case, but people compare them with what they read in manuals.
 fn in_capitals(name: &HeaderName) -> String {

@@ -264,6 +264,7 @@ fn connections(reloader: &Reloader, threads: usize) -> Connections {
     let mut proxy = HttpProxy::new(door, Arc::new(conf));
     let mut options = HttpServerOptions::default();
     options.h2c = true;
+    options.h2_idle_timeout = Some(reloader.settings.http.keepalive_timeout);
     proxy.server_options = Some(options);
     proxy.handle_init_modules();
     Connections {
@@ -331,7 +332,9 @@ async fn accept(
         Err(fault) => return tracing::error!(%fault, "cannot serve a listener"),
     };
     loop {
+        // What the kernel has taken in already is served before the listener closes.
         let accepted = tokio::select! {
+            biased;
             accepted = listener.accept() => accepted,
             _ = shutdown.wait_for(|stop| *stop) => return,
         };

@@ -1,9 +1,10 @@
 -- Takes away what a policy has no business with: starting programs, changing files, native and compiled
 -- code, ending the process. Runs once, before the policy; `...` is the policy's folder, the
 -- logger, the maker of stand-ins for modules that do not exist here, the reader of source files, what an asynchronous
--- function yields while it waits, and whether the call's time is over.
+-- function yields while it waits, whether the call's time is over, and whether requests are served by now. Returns the table of
+-- globals that the policy gets.
 
-local folder, log, stand_in, read_source, waiting, out_of_time = ...
+local folder, log, stand_in, read_source, waiting, out_of_time, is_serving = ...
 local error, load, pairs, select, tostring, type = error, load, pairs, select, tostring, type
 local rawequal, rawget, setmetatable = rawequal, rawget, setmetatable
 local concat, open, lines = table.concat, io.open, io.lines
@@ -60,12 +61,46 @@ function coroutine.wrap(body)
   end
 end
 
+-- Calls take turns in one state, so a global that one of them sets is seen by the others: with `who = user`, a `local` forgotten,
+-- one client would get the name of another. What is set while the policy loads is the policy's own and stays.
+local real, globals = _G, {}
+local rawset = rawset
+local function assign(key, value)
+  if is_serving() then
+    error("the global '" .. tostring(key) .. "' is set while requests are served; write 'local' before it", 3)
+  end
+  real[key] = value
+end
+setmetatable(globals, {
+  __index = real,
+  __newindex = function(_, key, value)
+    assign(key, value)
+  end,
+  __pairs = function()
+    return pairs(real)
+  end,
+})
+function real.rawset(table, key, value)
+  if rawequal(table, globals) then
+    assign(key, value)
+    return globals
+  end
+  return rawset(table, key, value)
+end
 -- Lua turns hooks off while it runs a finalizer, so nothing could end one that loops.
-function _G.setmetatable(value, meta)
+function real.setmetatable(value, meta)
   if type(meta) == 'table' and rawget(meta, '__gc') ~= nil then
     error("'__gc' is not available here", 2)
   end
+  if rawequal(value, globals) then
+    setmetatable(real, meta)
+    return globals
+  end
   return setmetatable(value, meta)
+end
+local getmetatable = getmetatable
+function real.getmetatable(value)
+  return getmetatable(rawequal(value, globals) and real or value)
 end
 
 local function absolute(path)
@@ -172,3 +207,7 @@ old.searchers = { preloaded, find }
 old.loaded.package = package
 old.loaded.os = os
 old.loaded.io = io
+
+real._G = globals
+old.loaded._G = globals
+return globals

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mlua::{Function, Lua, LuaString};
+use mlua::{Function, Lua, LuaString, Table};
 
 use super::{Host, kumo};
 
@@ -23,14 +23,16 @@ pub(super) fn install(lua: &Lua, host: &Host<'_>) -> mlua::Result<()> {
     })?;
     let source = include_str!("sandbox.lua");
     let folder = host.folder.display().to_string();
-    lua.load(source).set_name("=gatepost").call::<()>((
+    let globals = lua.load(source).set_name("=gatepost").call::<Table>((
         folder,
         log,
         extras,
         reader(lua, host)?,
         Lua::poll_pending(),
         out_of_time(lua, host)?,
-    ))
+        is_serving(lua, host)?,
+    ))?;
+    lua.set_globals(globals)
 }
 
 /// Reads a source file; nil and the reason where it cannot. What is read while the policy loads is read
@@ -60,4 +62,9 @@ fn reason(path: &Path, fault: &std::io::Error) -> String {
 fn out_of_time(lua: &Lua, host: &Host<'_>) -> mlua::Result<Function> {
     let turn = host.turn.clone();
     lua.create_function(move |_, ()| Ok(turn.is_over()))
+}
+
+fn is_serving(lua: &Lua, host: &Host<'_>) -> mlua::Result<Function> {
+    let registry = host.registry.clone();
+    lua.create_function(move |_, ()| Ok(registry.is_serving()))
 }

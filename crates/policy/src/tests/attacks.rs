@@ -12,8 +12,7 @@ const ONE: Options = Options {
 const STUCK: &str = "string.find(('a'):rep(400), '.-.-.-.-.-b$')";
 
 /// Runs out of memory and keeps it.
-const HOARD: &str =
-    "hoard = hoard or {} while true do hoard[#hoard + 1] = ('x'):rep(100000) .. #hoard end";
+const HOARD: &str = "string.hoard = string.hoard or {} local hoard = string.hoard while true do hoard[#hoard + 1] = ('x'):rep(100000) .. #hoard end";
 
 fn recovers(loaded: &Loaded, name: &str) {
     let limit = Instant::now() + Duration::from_secs(10);
@@ -250,4 +249,31 @@ fn logging_takes_any_bytes() {
 fn a_peer_address_is_a_text() {
     let body = "return { identities = { { identity = user, context = 'HttpBasicAuth' } }, peer_address = 7 }";
     assert_eq!(load(&handler(body)).judge("who"), Judgement::Failed);
+}
+
+/// The attack: a `local` forgotten, and two clients at a time: the one would get the name of the other.
+#[test]
+fn calls_do_not_see_each_other_through_globals() {
+    for body in [
+        "who = user",
+        "_G.who = user",
+        "rawset(_G, 'who', user)",
+        "early = user",
+        "load('who = ...')(user)",
+        "coroutine.wrap(function() who = user end)()",
+    ] {
+        let lua = format!("early = 1\n{}", handler(&format!("{body} return true")));
+        assert_eq!(load(&lua).judge("scott"), Judgement::Failed, "{body}");
+    }
+}
+
+#[test]
+fn globals_of_the_loading_policy_are_what_they_are_in_lua() {
+    let before = "count = 1 count = count + 1 function _G.twice(n) return 2 * n end\n\
+        setmetatable(_G, { __index = function(_, name) return name == 'absent' and 7 or nil end })\n\
+        rawset(_G, 'raw', 5) local seen = 0 for name in pairs(_G) do if name == 'count' then seen = seen + 1 end end\n\
+        assert(seen == 1 and getmetatable(_G).__index and require '_G' == _G and _G._G == _G)\n";
+    let body = "return count == 2 and twice(2) == 4 and absent == 7 and raw == 5 and _G.print == print and missing == nil";
+    let got = load(&format!("{before}{}", handler(body))).judge("who");
+    assert_eq!(identity(&got), Some("who"), "{got:?}");
 }
