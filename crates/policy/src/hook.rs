@@ -14,8 +14,9 @@ use std::time::Instant;
 
 use mlua::{HookTriggers, Lua, VmState};
 
-/// Instructions between two looks at the clock: about 100 µs of pure Lua. The hook's own cost is lost
-/// in the noise from 1,000 instructions upwards.
+/// Instructions between two looks at the clock: about 100 µs of pure Lua. That there is a hook doubles
+/// the time of pure Lua; from 1,000 instructions upwards the interval no longer matters. A loop of 2e7
+/// turns took 132 ms without a hook, and 262 to 269 ms with one every 1,000 to 100,000 instructions.
 const INSTRUCTIONS: u32 = 10_000;
 
 /// Which call is being run right now. A Lua state runs one at a time.

@@ -29,6 +29,11 @@ pub(crate) struct Vm {
     memory_limit: usize,
 }
 
+/// Whether gatepost calls the handlers of an event.
+pub(crate) fn is_asked(event: &str) -> bool {
+    [BASIC, BEARER].contains(&event)
+}
+
 /// What the file registers, shared with the functions that it calls.
 #[derive(Clone, Default)]
 pub(crate) struct Registry(Rc<Registered>);
@@ -70,7 +75,7 @@ impl Registry {
             .borrow_mut()
             .insert(event.to_owned(), handler);
         if let Some(earlier) = earlier
-            && [BASIC, BEARER].contains(&event)
+            && is_asked(event)
         {
             self.warn(format!(
                 "{place}: {event} is registered twice; the handler of {} is not used",
@@ -92,7 +97,7 @@ impl Registry {
         let never: Vec<&str> = handlers
             .keys()
             .map(String::as_str)
-            .filter(|event| ![BASIC, BEARER].contains(event))
+            .filter(|event| !is_asked(event))
             .collect();
         if !never.is_empty() {
             tracing::info!(

@@ -277,3 +277,21 @@ fn globals_of_the_loading_policy_are_what_they_are_in_lua() {
     let got = load(&format!("{before}{}", handler(body))).judge("who");
     assert_eq!(identity(&got), Some("who"), "{got:?}");
 }
+
+/// The need: the whole `init.lua`, whose other half sets up helpers that do not exist here.
+#[test]
+fn helpers_of_whole_files_are_set_up_in_steps() {
+    let before = "local kumo = require 'kumo'\nlocal shaping = require 'policy-extras.shaping'\n\
+        local shaper = shaping:setup_with_automation { publish = {} }\n\
+        kumo.on('get_egress_path_config', shaper.get_egress_path_config)\n\
+        kumo.on('get_queue_config', require('policy-extras.queue'):setup({}))\n\
+        local answer = kumo.no_such_check()\n";
+    let body = "if user == 'helped' then return shaper.allowed(user) end
+        if user == 'early' then return answer end return true";
+    let loaded = load(&format!("{before}{}", handler(body)));
+    assert_eq!(identity(&loaded.judge("good")), Some("good"));
+    assert_eq!(loaded.judge("helped"), Judgement::Failed);
+    assert_eq!(loaded.judge("early"), Judgement::Failed);
+    let asked = "local kumo = require 'kumo' kumo.on('http_server_validate_auth_basic', require('policy-extras.x').check)";
+    assert!(try_load(asked, &USUAL).is_err());
+}
