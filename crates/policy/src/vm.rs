@@ -261,6 +261,9 @@ impl Vm {
         };
         if Instant::now() >= deadline {
             tracing::warn!(?credentials, "the policy took too long");
+            // What the call waited for (a connection, a place in a pool) belongs to its coroutine, and
+            // is let go of when Lua collects that. Out of memory, the worker is replaced anyway.
+            let _ = self.lua.gc_collect();
             return Judgement::TimedOut;
         }
         let answer = answered.map_err(|fault| first_line(&fault));

@@ -61,9 +61,13 @@ fn sorted(table: &Table) -> mlua::Result<Vec<(String, String)>> {
     Ok(pairs)
 }
 
-/// A client with the defaults, for the other modules.
-pub(super) fn plain_client() -> mlua::Result<Client> {
-    build(ClientOptions::default())
+/// A client that asks whom it was told to ask and nobody else: a redirect would take along headers that the
+/// library does not know to be secret.
+pub(super) fn direct_client() -> mlua::Result<Client> {
+    build(ClientOptions {
+        redirects: 0,
+        ..ClientOptions::default()
+    })
 }
 
 struct ClientOptions {
@@ -71,6 +75,7 @@ struct ClientOptions {
     timeout: Duration,
     idle: Option<Duration>,
     certificates: Certificates,
+    redirects: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,6 +91,7 @@ impl Default for ClientOptions {
             timeout: TIMEOUT,
             idle: None,
             certificates: Certificates::Verified,
+            redirects: MOST_REDIRECTS,
         }
     }
 }
@@ -94,7 +100,7 @@ fn build(options: ClientOptions) -> mlua::Result<Client> {
     let mut builder = Client::builder()
         .user_agent(options.user_agent)
         .timeout(options.timeout)
-        .redirect(reqwest::redirect::Policy::limited(MOST_REDIRECTS))
+        .redirect(reqwest::redirect::Policy::limited(options.redirects))
         .no_proxy()
         .tls_backend_preconfigured(tls(options.certificates)?);
     if let Some(idle) = options.idle {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mlua::{Lua, Table, Value};
 
-use super::http::plain_client;
+use super::http::direct_client;
 use super::{Host, bad_argument, only_options, resolve, submodule, text};
 
 /// Keys are short. In bytes.
@@ -94,6 +94,10 @@ async fn read_key(path: PathBuf) -> mlua::Result<Vec<u8>> {
     let reading = tokio::task::spawn_blocking(move || {
         let unfit = |fault: &dyn std::fmt::Display| format!("{}: {fault}", path.display());
         let metadata = std::fs::metadata(&path).map_err(|fault| unfit(&fault))?;
+        // A pipe blocks whoever opens it, a device never ends.
+        if !metadata.is_file() {
+            return Err(unfit(&"not a regular file"));
+        }
         if metadata.len() > LONGEST {
             return Err(unfit(&"too large for a key"));
         }
@@ -115,7 +119,14 @@ impl Vault {
             self.mount.trim_matches('/'),
             self.path.trim_matches('/'),
         );
-        let client = plain_client().map_err(|it| fault(it.to_string()))?;
+        // A name out of a request must not reach another place in the vault.
+        let is_plain = |segment: &str| {
+            !["", ".", ".."].contains(&segment) && !segment.contains(['?', '#', '%', '\\'])
+        };
+        if !mount.split('/').chain(path.split('/')).all(is_plain) {
+            return Err(fault("the path is not plain".to_owned()));
+        }
+        let client = direct_client().map_err(|it| fault(it.to_string()))?;
         let asking = client
             .get(format!("{address}/v1/{mount}/data/{path}"))
             .header("X-Vault-Token", &self.token)
@@ -160,6 +171,7 @@ mod tests {
                 "bad argument #1 to 'kumo.secrets.load'",
             ),
             ("kumo.secrets.load 'absent'", "absent: No such file"),
+            ("kumo.secrets.load '/dev/zero'", "not a regular file"),
             ("kumo.secrets.load {}", "needs 'vault_mount'"),
             (
                 "kumo.secrets.load { surprise = 1 }",
@@ -180,6 +192,12 @@ mod tests {
                 return (
                     "403 Forbidden",
                     "{\"errors\":[\"permission denied\"]}".to_owned(),
+                );
+            }
+            if head.starts_with("GET /v1/secret/data/moved ") {
+                return (
+                    "307 Moved\r\nLocation: /v1/secret/data/mail/scott",
+                    String::new(),
                 );
             }
             if head.starts_with("GET /v1/secret/data/mail/scott ") {
@@ -206,6 +224,9 @@ mod tests {
         ));
         for (more, words) in [
             ("vault_path = 'absent'", "the vault answered 404"),
+            ("vault_path = 'moved'", "redirect"),
+            ("vault_path = 'mail/../../other'", "not plain"),
+            ("vault_path = 'mail?version=1'", "not plain"),
             (
                 "vault_path = 'mail/scott', vault_key = 'absent'",
                 "no text under 'absent'",
