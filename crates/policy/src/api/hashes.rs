@@ -19,8 +19,16 @@ const ARGON2_LANES: u32 = 16;
 const BCRYPT_COST: u32 = 16;
 const SCRYPT_BYTES: u64 = 1024 * 1024 * 1024;
 const SCRYPT_LANES: u32 = 16;
+/// What the lanes take beside [`SCRYPT_BYTES`].
+const SCRYPT_LANE_BYTES: u64 = 64 * 1024 * 1024;
 const PBKDF2_ROUNDS: u32 = 10_000_000;
 const CRYPT_ROUNDS: u32 = 5_000_000;
+
+/// The longest password that can be right, in bytes: the work of SHA-crypt grows with its square.
+const LONGEST_PASSWORD: usize = 4096;
+
+/// crypt(3) takes 16 letters of salt, which are 12 bytes.
+const CRYPT_SALT: usize = 12;
 
 /// The parameters of new argon2id hashes: of OWASP's equally strong choices (Password Storage Cheat Sheet) the one that needs
 /// the least memory, since a sidecar has little.
@@ -84,6 +92,9 @@ pub enum HashFault {
 /// Whether the password belongs to the stored hash, whose form its beginning tells.
 pub(super) fn verify(stored: &str, password: &str) -> Result<bool, HashFault> {
     let password = password.as_bytes();
+    if password.len() > LONGEST_PASSWORD {
+        return Ok(false);
+    }
     match stored {
         it if it.starts_with("$argon2") => argon2(it, password),
         it if it.starts_with("$2a$") || it.starts_with("$2b$") || it.starts_with("$2y$") => {
@@ -115,11 +126,16 @@ pub fn hash_password(password: &str, algorithm: HashAlgorithm) -> Result<String,
             Ok(hash.to_string())
         }
         HashAlgorithm::Bcrypt => {
+            if password.contains('\0') {
+                return Err(HashFault::Hashing);
+            }
             bcrypt::non_truncating_hash(password, NEW_BCRYPT_COST).map_err(|_| HashFault::Hashing)
         }
         HashAlgorithm::Sha512Crypt => {
+            let mut salt = [0; CRYPT_SALT];
+            getrandom::fill(&mut salt).map_err(|_| HashFault::Hashing)?;
             let hash = ShaCrypt::default()
-                .hash_password(password.as_bytes())
+                .hash_password_with_salt(password.as_bytes(), &salt)
                 .map_err(|_| HashFault::Hashing)?;
             Ok(hash.to_string())
         }
@@ -134,8 +150,17 @@ fn answer(result: argon2::password_hash::Result<()>) -> Result<bool, HashFault> 
     }
 }
 
-fn argon2(stored: &str, password: &[u8]) -> Result<bool, HashFault> {
+/// A hash in PHC form, whole. The library takes one that is cut off for a wrong password.
+fn phc(stored: &str) -> Result<PasswordHash, HashFault> {
     let hash = PasswordHash::new(stored).map_err(|_| HashFault::Format)?;
+    if hash.salt.is_none() || hash.hash.is_none() {
+        return Err(HashFault::Format);
+    }
+    Ok(hash)
+}
+
+fn argon2(stored: &str, password: &[u8]) -> Result<bool, HashFault> {
+    let mut hash = phc(stored)?;
     let params = argon2::Params::try_from(&hash).map_err(|_| HashFault::Format)?;
     if params.m_cost() > ARGON2_MEMORY_KIB
         || params.t_cost() > ARGON2_PASSES
@@ -143,6 +168,8 @@ fn argon2(stored: &str, password: &[u8]) -> Result<bool, HashFault> {
     {
         return Err(HashFault::Costs);
     }
+    // A hash that names no version is of the time before there were two.
+    hash.version = hash.version.or(Some(Version::V0x10.into()));
     answer(Argon2::default().verify_password(password, &hash))
 }
 
@@ -155,24 +182,31 @@ fn bcrypt(stored: &str, password: &[u8]) -> Result<bool, HashFault> {
         return Err(HashFault::Costs);
     }
     // Whoever made the hash took the first 72 bytes, so the same are compared.
-    bcrypt::verify(password, stored).map_err(|_| HashFault::Format)
+    let matches = bcrypt::verify(password, stored).map_err(|_| HashFault::Format)?;
+    // It repeats the password and a NUL to fill its key, so `tiger` and `tiger\0tiger` are the same to it.
+    Ok(matches && !password.contains(&0))
 }
 
 fn scrypt(stored: &str, password: &[u8]) -> Result<bool, HashFault> {
-    let hash = PasswordHash::new(stored).map_err(|_| HashFault::Format)?;
+    let hash = phc(stored)?;
+    // Before the library multiplies them, which overflows for large ones.
+    let number = |name| hash.params.get_decimal(name).map(u64::from);
+    let (Some(r), Some(p)) = (number("r"), number("p")) else {
+        return Err(HashFault::Format);
+    };
+    let block = r.saturating_mul(128);
+    if p > u64::from(SCRYPT_LANES) || block.saturating_mul(p) > SCRYPT_LANE_BYTES {
+        return Err(HashFault::Costs);
+    }
     let params = scrypt::Params::try_from(&hash).map_err(|_| HashFault::Format)?;
-    let bytes = params
-        .n()
-        .saturating_mul(u64::from(params.r()))
-        .saturating_mul(128);
-    if bytes > SCRYPT_BYTES || params.p() > SCRYPT_LANES {
+    if block.saturating_mul(params.n()) > SCRYPT_BYTES {
         return Err(HashFault::Costs);
     }
     answer(scrypt::Scrypt::default().verify_password(password, &hash))
 }
 
 fn pbkdf2(stored: &str, password: &[u8]) -> Result<bool, HashFault> {
-    let hash = PasswordHash::new(stored).map_err(|_| HashFault::Format)?;
+    let hash = phc(stored)?;
     let params = pbkdf2::Params::try_from(&hash).map_err(|_| HashFault::Format)?;
     if params.rounds() > PBKDF2_ROUNDS {
         return Err(HashFault::Costs);
@@ -355,6 +389,8 @@ mod tests {
             format!("$argon2id$v=19$m=7168,t=9999,p=1${salt}${sum}"),
             "$2b$17$abcdefghijklmnopqrstuuukcFUuF1uD2.SsVXl2Kxf7oTFxL3IEq".to_owned(),
             format!("$scrypt$ln=30,r=8,p=1${salt}${sum}"),
+            format!("$scrypt$ln=1,r=4194304,p=16${salt}${sum}"),
+            format!("$scrypt$ln=1,r=4294967295,p=4294967295${salt}${sum}"),
             format!("$pbkdf2-sha256$i=99999999,l=32${salt}${sum}"),
             "$6$rounds=99999999$saltsalt$swycZeqLhYjKESoAA5g.z7jTxnH.NFggINiDSozPnLPnPXIic7wNyti718xAykEmmwB4QP0KssH9i1ov8bujR/".to_owned(),
         ] {
@@ -370,6 +406,8 @@ mod tests {
             "rqXexS6ZhobKA",
             "$1$salt$sum",
             "$argon2id$",
+            "$argon2id$v=19$m=7168,t=5,p=1$c29tZXNhbHRzb21lc2FsdA",
+            "$scrypt$ln=4,r=8,p=1$c2FsdHNhbHRzYWx0c2FsdA",
             "$2b$",
             "$2b$xx$",
             "$2b$04$short",
@@ -386,6 +424,39 @@ mod tests {
             "{MD5}x",
         ] {
             assert_eq!(verify(stored, "x"), Err(HashFault::Format), "{stored}");
+        }
+    }
+
+    /// The vector of Argon2's reference implementation for its first version, which the hash does not name.
+    #[test]
+    fn argon2_of_the_first_version_is_understood() {
+        let hash =
+            "$argon2i$m=65536,t=2,p=1$c29tZXNhbHQ$9sTbSlTio3Biev89thdrlKKiCaYsjjYVJxGAL3swxpQ";
+        assert_eq!(verify(hash, "password"), Ok(true));
+        assert_eq!(verify(hash, "passwore"), Ok(false));
+    }
+
+    #[test]
+    fn crypt_elsewhere_takes_the_salt_of_new_hashes() {
+        let hash = hash_password("tiger", HashAlgorithm::Sha512Crypt).unwrap();
+        let salt = hash.rsplit('$').nth(1).unwrap();
+        assert_eq!(salt.len(), 16, "{hash}");
+    }
+
+    /// The attack: a password that bcrypt takes for another one.
+    #[test]
+    fn a_nul_does_not_repeat_a_password() {
+        let hash = bcrypt::hash("tiger", 4).unwrap();
+        assert_eq!(verify(&hash, "tiger"), Ok(true));
+        assert_eq!(verify(&hash, "tiger\0tiger"), Ok(false));
+        assert!(hash_password("tiger\0", HashAlgorithm::Bcrypt).is_err());
+    }
+
+    #[test]
+    fn a_password_without_end_is_wrong() {
+        for algorithm in HashAlgorithm::NAMES {
+            let hash = hash_password("tiger", algorithm.parse().unwrap()).unwrap();
+            assert_eq!(verify(&hash, &"x".repeat(1_000_000)), Ok(false));
         }
     }
 

@@ -1,7 +1,7 @@
 //! `gatepost.htpasswd`: a file as Apache's `htpasswd` makes it, read again when it changes.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use mlua::{Lua, Table, UserData, UserDataMethods, Value};
 use tokio::sync::Mutex;
 
 use super::password::HashPool;
-use super::{Host, resolve, text};
+use super::{Host, read_regular, resolve, text};
 
 /// The largest file, in bytes.
 const LARGEST: u64 = 16 * 1024 * 1024;
@@ -75,9 +75,16 @@ impl UserData for Htpasswd {
                     (this.path.clone(), this.hashes.clone(), this.state.clone());
                 drop(this);
                 let users = current(path, &state).await;
-                // Neither an unknown user nor a missing password is told from a wrong one by the time it takes.
-                let stored = users.get(&user).cloned().filter(|_| password.is_some());
-                let verified = hashes.verify(stored, password.unwrap_or_default()).await;
+                let known = users.get(&user).filter(|_| password.is_some());
+                let password = password.unwrap_or_default();
+                let Some(stored) = known else {
+                    // Neither an unknown user nor a missing password is told from a wrong one by the time it takes,
+                    // so they are compared with what the file has, whose kind of hash may be a quick one.
+                    let another = users.values().next().cloned();
+                    let _ = hashes.verify(another, password).await;
+                    return Ok(false);
+                };
+                let verified = hashes.verify(Some(stored.clone()), password).await;
                 verified.map_err(|fault| mlua::Error::runtime(format!("htpasswd: {fault}")))
             },
         );
@@ -112,19 +119,11 @@ async fn current(path: PathBuf, state: &Mutex<State>) -> Arc<Users> {
 
 async fn load(path: PathBuf) -> Result<(Vec<u8>, Users), String> {
     let loading = tokio::task::spawn_blocking(move || {
-        let content = read(&path).map_err(|fault| format!("{}: {fault}", path.display()))?;
+        let content = read_regular(&path, LARGEST)?;
         let users = parse(&content).map_err(|fault| format!("{}:{fault}", path.display()))?;
         Ok((content, users))
     });
     loading.await.map_err(|fault| fault.to_string())?
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let metadata = std::fs::metadata(path).map_err(|fault| fault.to_string())?;
-    if metadata.len() > LARGEST {
-        return Err("too large for a password file".to_owned());
-    }
-    std::fs::read(path).map_err(|fault| fault.to_string())
 }
 
 /// `user:hash`, a line each; of a user who is there twice the first counts, as for Apache.

@@ -135,13 +135,29 @@ fn only_options(table: &Table, function: &str, known: &[&str]) -> mlua::Result<(
 
 /// The content of a file, read beside the worker.
 async fn read_file(path: PathBuf) -> mlua::Result<String> {
+    /// Far more than data that a worker could hold.
+    const LONGEST: u64 = 64 * 1024 * 1024;
     let reading = tokio::task::spawn_blocking(move || {
-        std::fs::read_to_string(&path).map_err(|fault| format!("{}: {fault}", path.display()))
+        let content = read_regular(&path, LONGEST)?;
+        String::from_utf8(content).map_err(|_| format!("{}: not UTF-8", path.display()))
     });
     reading
         .await
         .map_err(mlua::Error::external)?
         .map_err(mlua::Error::runtime)
+}
+
+/// The content of a file of `longest` bytes at the most. A pipe would block whoever opens it, and a device never end.
+fn read_regular(path: &Path, longest: u64) -> Result<Vec<u8>, String> {
+    let unfit = |fault: &dyn std::fmt::Display| format!("{}: {fault}", path.display());
+    let metadata = std::fs::metadata(path).map_err(|fault| unfit(&fault))?;
+    if !metadata.is_file() {
+        return Err(unfit(&"not a regular file"));
+    }
+    if metadata.len() > longest {
+        return Err(unfit(&"too large"));
+    }
+    std::fs::read(path).map_err(|fault| unfit(&fault))
 }
 
 /// A text argument; the error names function and argument, as Lua's own do.

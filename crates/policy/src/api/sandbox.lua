@@ -170,8 +170,8 @@ _G.io = {
 
 -- The policy's folder first; no native modules, no compiled ones.
 local here = folder == '' and '.' or folder
-local preloaded = package.searchers[1]
 local old = package
+local loaded, preload = old.loaded, old.preload
 _G.package = {
   config = old.config,
   loaded = old.loaded,
@@ -195,15 +195,35 @@ local function find(name)
   end
   return chunk, path
 end
--- `require` reads the original table, whatever the policy makes of the one that it sees.
+-- Lua's own is a C function, through which nothing can wait: a module that asks a database while it loads would raise. It reads the
+-- original tables, whatever the policy makes of those that it sees.
+function real.require(name)
+  if type(name) ~= 'string' then
+    error("bad argument #1 to 'require' (string expected, got " .. type(name) .. ')', 2)
+  end
+  if loaded[name] then
+    return loaded[name]
+  end
+  local loader, extra = preload[name], ':preload:'
+  if loader == nil then
+    loader, extra = find(name)
+  end
+  if type(loader) ~= 'function' then
+    error("module '" .. name .. "' not found:\n\t" .. tostring(loader), 2)
+  end
+  local value = loader(name, extra)
+  if value ~= nil then
+    loaded[name] = value
+  elseif loaded[name] == nil then
+    loaded[name] = true
+  end
+  return loaded[name], extra
+end
 for key in pairs(old) do
   if key ~= 'loaded' and key ~= 'preload' then
     old[key] = nil
   end
 end
-old.path = ''
-old.cpath = ''
-old.searchers = { preloaded, find }
 old.loaded.package = package
 old.loaded.os = os
 old.loaded.io = io

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mlua::{Lua, Table, Value};
 
 use super::http::direct_client;
-use super::{Host, bad_argument, only_options, resolve, submodule, text};
+use super::{Host, bad_argument, only_options, read_regular, resolve, submodule, text};
 
 /// Keys are short. In bytes.
 const LONGEST: u64 = 1024 * 1024;
@@ -91,18 +91,7 @@ impl KeySource {
 }
 
 async fn read_key(path: PathBuf) -> mlua::Result<Vec<u8>> {
-    let reading = tokio::task::spawn_blocking(move || {
-        let unfit = |fault: &dyn std::fmt::Display| format!("{}: {fault}", path.display());
-        let metadata = std::fs::metadata(&path).map_err(|fault| unfit(&fault))?;
-        // A pipe blocks whoever opens it, a device never ends.
-        if !metadata.is_file() {
-            return Err(unfit(&"not a regular file"));
-        }
-        if metadata.len() > LONGEST {
-            return Err(unfit(&"too large for a key"));
-        }
-        std::fs::read(&path).map_err(|fault| unfit(&fault))
-    });
+    let reading = tokio::task::spawn_blocking(move || read_regular(&path, LONGEST));
     reading
         .await
         .map_err(mlua::Error::external)?

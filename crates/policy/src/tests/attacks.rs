@@ -295,3 +295,23 @@ fn helpers_of_whole_files_are_set_up_in_steps() {
     let asked = "local kumo = require 'kumo' kumo.on('http_server_validate_auth_basic', require('policy-extras.x').check)";
     assert!(try_load(asked, &USUAL).is_err());
 }
+
+/// The need: a policy in several files, one of which asks something while it loads.
+#[test]
+fn a_required_module_may_wait_while_it_loads() {
+    let module = "local db = require('sqlite').open ':memory:'\n\
+        db:execute 'CREATE TABLE t (name TEXT)' db:execute(\"INSERT INTO t VALUES ('scott')\")\n\
+        return { names = db:execute 'SELECT name FROM t', where = ... }";
+    let lua = format!(
+        "package.preload.names = load [==[{module}]==]\n\
+         local names = require 'names'\n\
+         assert(require 'names' == names and names.where == 'names')\n\
+         local ok, fault = pcall(require, 'absent')\n\
+         assert(not ok and fault:find \"module 'absent' not found\" and fault:find 'absent.lua', fault)\n\
+         assert(not pcall(require))\n{}",
+        handler("return user == names.names[1]")
+    );
+    let loaded = load(&lua);
+    assert_eq!(identity(&loaded.judge("scott")), Some("scott"));
+    assert_eq!(loaded.judge("carol"), Judgement::Rejected);
+}
