@@ -132,6 +132,8 @@ fn answers_come_back_as_lua() {
         end)
         test.case('errors of the server', function()
           test.raises(function() connection:query('NONSENSE') end, 'redis: ')
+          local _, fault = pcall(function() connection:query('NONSENSE', 'hidden') end)
+          test.equal(tostring(fault):find 'hidden', nil)
           test.raises(function() connection:query('LPUSH', 'a', 'x') end, 'WRONGTYPE')
           test.equal(connection:query('PING'), 'PONG')
         end)

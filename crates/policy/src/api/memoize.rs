@@ -31,6 +31,8 @@ struct Shared {
 
 struct Memo {
     options: Options,
+    /// Where the function is written.
+    place: String,
     values: Cache<Key, Kept>,
     flights: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -58,9 +60,9 @@ impl fmt::Debug for Memos {
 }
 
 impl Memos {
-    /// The cache of this name. Every worker loads the policy, so the same name comes once for each of them; another
-    /// function under the same name would get this one's values.
-    fn named(&self, name: &str, options: Options) -> mlua::Result<Arc<Memo>> {
+    /// The cache of this name. Every worker loads the policy, so the same name comes once for each of them, with a
+    /// function of the same place; another function under the same name would get this one's values.
+    fn named(&self, name: &str, place: String, options: Options) -> mlua::Result<Arc<Memo>> {
         let mut all = self
             .0
             .by_name
@@ -72,12 +74,19 @@ impl Memos {
                     "kumo.memoize: the name '{name}' is taken by a function with other options"
                 )));
             }
+            if memo.place != place {
+                return Err(mlua::Error::runtime(format!(
+                    "kumo.memoize: the name '{name}' is taken by another function ({})",
+                    memo.place
+                )));
+            }
             return Ok(memo.clone());
         }
         let memo = Arc::new(Memo {
             values: Cache::new(options.capacity),
             flights: Mutex::default(),
             options,
+            place,
         });
         all.insert(name.to_owned(), memo.clone());
         Ok(memo)
@@ -110,7 +119,13 @@ pub(super) fn install(lua: &Lua, host: &Host<'_>, kumo: &Table) -> mlua::Result<
                 return Err(bad_argument(2, "kumo.memoize", "table", &options));
             };
             let (name, options) = read(&options)?;
-            let memo = memos.named(&name, options)?;
+            let info = function.info();
+            let place = format!(
+                "{}:{}",
+                info.short_src.unwrap_or_default(),
+                info.line_defined.unwrap_or_default()
+            );
+            let memo = memos.named(&name, place, options)?;
             remembering(lua, memos.clone(), memo, name, function)
         })?,
     )
@@ -320,7 +335,11 @@ mod tests {
             ),
             (
                 "kumo.memoize(print, { name = 'x', ttl = '1m', capacity = 1 }) kumo.memoize(print, { name = 'x', ttl = '2m', capacity = 1 })",
-                "is taken",
+                "is taken by a function with other options",
+            ),
+            (
+                "for _, f in ipairs { print, function() end } do kumo.memoize(f, { name = 'x', ttl = '1m', capacity = 1 }) end",
+                "is taken by another function",
             ),
         ] {
             check_body(&format!(

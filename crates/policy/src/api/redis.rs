@@ -40,6 +40,9 @@ impl UserData for Redis {
         methods.add_async_method("query", async |lua, this, arguments: Variadic<Value>| {
             let pool = this.0.clone();
             drop(this);
+            if let Some(Value::String(name)) = arguments.first() {
+                refuse_stateful(&name.to_string_lossy())?;
+            }
             let mut command = Cmd::new();
             for (index, argument) in arguments.iter().enumerate() {
                 push(&mut command, argument, index + 1)?;
@@ -51,6 +54,44 @@ impl UserData for Redis {
             to_lua(&lua, answer)
         });
     }
+}
+
+/// Calls share connections, so what changes a connection would change it for others.
+const STATEFUL: [&str; 18] = [
+    "AUTH",
+    "CLIENT",
+    "DISCARD",
+    "EXEC",
+    "HELLO",
+    "MONITOR",
+    "MULTI",
+    "PSUBSCRIBE",
+    "PUNSUBSCRIBE",
+    "QUIT",
+    "RESET",
+    "SELECT",
+    "SSUBSCRIBE",
+    "SUBSCRIBE",
+    "SUNSUBSCRIBE",
+    "UNSUBSCRIBE",
+    "UNWATCH",
+    "WATCH",
+];
+
+fn refuse_stateful(name: &str) -> mlua::Result<()> {
+    let name = name.trim().to_ascii_uppercase();
+    if STATEFUL.contains(&name.as_str()) {
+        return Err(mlua::Error::runtime(format!(
+            "redis: {name} changes the connection, which is shared with other calls"
+        )));
+    }
+    Ok(())
+}
+
+/// What the server says, without the arguments that it repeats for a command that it does not know.
+fn said(fault: &str) -> String {
+    let (said, _) = fault.split_once(", with args").unwrap_or((fault, ""));
+    format!("redis: {said}")
 }
 
 fn push(command: &mut Cmd, argument: &Value, position: usize) -> mlua::Result<()> {
@@ -144,7 +185,7 @@ impl Pool {
             Ok(Err(fault)) if fault.is_io_error() || fault.is_connection_dropped() => {
                 fault.to_string()
             }
-            Ok(Err(fault)) => return Err(mlua::Error::runtime(format!("redis: {fault}"))),
+            Ok(Err(fault)) => return Err(mlua::Error::runtime(said(&fault.to_string()))),
             Err(_) => format!("no answer within {:?}", self.response_timeout),
         };
         // Whatever is wrong with the connection, the next query starts with a new one.
@@ -281,7 +322,7 @@ fn to_lua(lua: &Lua, answer: redis::Value) -> mlua::Result<Value> {
             Value::Table(table)
         }
         Answer::ServerError(fault) => {
-            return Err(mlua::Error::runtime(format!("redis: {fault:?}")));
+            return Err(mlua::Error::runtime(said(&format!("{fault:?}"))));
         }
         Answer::Nil => Value::Nil,
         _ => Value::Nil,
@@ -327,6 +368,14 @@ mod tests {
             (
                 "redis.open { node = 'redis://127.0.0.1:1/' }:query('GET', {})",
                 "bad argument #2 to 'query'",
+            ),
+            (
+                "redis.open { node = 'redis://127.0.0.1:1/' }:query('select', 1)",
+                "SELECT changes the connection",
+            ),
+            (
+                "redis.open { node = 'redis://127.0.0.1:1/' }:query 'MULTI'",
+                "MULTI changes the connection",
             ),
         ] {
             check_body(&format!(

@@ -64,6 +64,8 @@ enum SqlFault {
     },
     #[error("sqlite: {0}")]
     Statement(#[from] rusqlite::Error),
+    #[error("sqlite: the call is over")]
+    GivenUp,
     #[error("sqlite: the connection is closed")]
     Closed,
     #[error("sqlite: the statement gives more than {MOST_ROWS} rows")]
@@ -125,9 +127,14 @@ impl UserData for Database {
             let (connection, interrupt) = (this.connection.clone(), this.interrupt.clone());
             let pool = this.pool.clone();
             drop(this);
-            let mut given_up = InterruptOnDrop(Some(interrupt));
-            let answer = pool.run(move || run(&connection, &sql, &parameters)).await;
-            given_up.0 = None;
+            let stage = Arc::new(Mutex::new(Stage::Waiting));
+            let _given_up = GiveUpOnDrop {
+                stage: stage.clone(),
+                interrupt,
+            };
+            let answer = pool
+                .run(move || run(&connection, &stage, &sql, &parameters))
+                .await;
             to_lua(&lua, answer?)
         });
         methods.add_async_method("close", async |_, this, ()| {
@@ -143,13 +150,29 @@ impl UserData for Database {
     }
 }
 
-/// Stops the statement where the call that asked for it is gone.
-struct InterruptOnDrop(Option<Arc<InterruptHandle>>);
+/// How far a statement is. It has its connection to itself exactly while it is running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    Running,
+    Over,
+}
 
-impl Drop for InterruptOnDrop {
+/// Stops the statement where the call that asked for it is gone, and no other one: an interrupt is for whatever its
+/// connection runs.
+struct GiveUpOnDrop {
+    stage: Arc<Mutex<Stage>>,
+    interrupt: Arc<InterruptHandle>,
+}
+
+impl Drop for GiveUpOnDrop {
     fn drop(&mut self) {
-        if let Some(handle) = self.0.take() {
-            handle.interrupt();
+        // Held over the interrupt, so that the next statement cannot begin before it.
+        let mut stage = lock(&self.stage);
+        if *stage == Stage::Running {
+            self.interrupt.interrupt();
+        } else {
+            *stage = Stage::Over;
         }
     }
 }
@@ -206,17 +229,35 @@ enum Answer {
     Rows(Vec<Vec<(String, SqlValue)>>),
 }
 
-fn lock(connection: &Mutex<Option<Connection>>) -> std::sync::MutexGuard<'_, Option<Connection>> {
-    connection.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn run(
     connection: &Mutex<Option<Connection>>,
+    stage: &Mutex<Stage>,
     sql: &str,
     parameters: &Parameters,
 ) -> Result<Answer, SqlFault> {
     let guard = lock(connection);
     let connection = guard.as_ref().ok_or(SqlFault::Closed)?;
+    {
+        let mut stage = lock(stage);
+        if *stage == Stage::Over {
+            return Err(SqlFault::GivenUp);
+        }
+        *stage = Stage::Running;
+    }
+    let answer = execute(connection, sql, parameters);
+    *lock(stage) = Stage::Over;
+    answer
+}
+
+fn execute(
+    connection: &Connection,
+    sql: &str,
+    parameters: &Parameters,
+) -> Result<Answer, SqlFault> {
     let mut statement = connection.prepare_cached(sql)?;
     match parameters {
         Parameters::Positional(values) => {
@@ -321,7 +362,56 @@ fn value_to_lua(lua: &Lua, value: SqlValue) -> mlua::Result<Value> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::tests::check_body;
+
+    /// The attack: calls that are given up while another one's statement has the connection they wait for.
+    #[test]
+    fn a_call_that_is_given_up_stops_its_own_statement_alone() {
+        let connection = Connection::open_in_memory().unwrap();
+        let interrupt = Arc::new(connection.get_interrupt_handle());
+        let connection = Mutex::new(Some(connection));
+        let count = |stage: &Mutex<Stage>, rows: u32| {
+            let sql = format!(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) SELECT count(*) FROM n"
+            );
+            run(
+                &connection,
+                stage,
+                &sql,
+                &Parameters::Positional(Vec::new()),
+            )
+        };
+        let call = || GiveUpOnDrop {
+            stage: Arc::new(Mutex::new(Stage::Waiting)),
+            interrupt: interrupt.clone(),
+        };
+        let (running, waiting, endless) = (call(), call(), call());
+        let own = waiting.stage.clone();
+        std::thread::scope(|scope| {
+            let counting = scope.spawn(|| count(&running.stage, 1_000_000));
+            while *lock(&running.stage) == Stage::Waiting {
+                std::thread::yield_now();
+            }
+            drop(waiting);
+            assert!(counting.join().unwrap().is_ok());
+        });
+        assert!(matches!(count(&own, 1), Err(SqlFault::GivenUp)));
+        let own = endless.stage.clone();
+        std::thread::scope(|scope| {
+            let counting = scope.spawn(|| count(&own, u32::MAX));
+            while *lock(&own) == Stage::Waiting {
+                std::thread::yield_now();
+            }
+            drop(endless);
+            assert!(matches!(
+                counting.join().unwrap(),
+                Err(SqlFault::Statement(_))
+            ));
+        });
+        assert!(count(&running.stage, 1).is_err(), "a call runs once");
+        assert!(count(&call().stage, 1).is_ok());
+    }
 
     /// A database in the policy's folder.
     const OPEN: &str = "local sqlite = require 'sqlite'

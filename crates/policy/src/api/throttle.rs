@@ -17,7 +17,21 @@ const MOST: usize = 100_000;
 
 /// The throttles of a policy, by name and limit.
 #[derive(Clone, Default)]
-pub(crate) struct Throttles(Arc<Mutex<HashMap<Named, Arc<DefaultDirectRateLimiter>>>>);
+pub(crate) struct Throttles(Arc<Mutex<HashMap<Named, Kept>>>);
+
+struct Kept {
+    limiter: Arc<DefaultDirectRateLimiter>,
+    burst: NonZeroU32,
+}
+
+impl Kept {
+    /// Whether it may be forgotten: nobody else holds it, and a whole burst would pass, so that it is like new. Where
+    /// less would pass, asking takes nothing from it.
+    fn is_at_rest(&self) -> bool {
+        Arc::strong_count(&self.limiter) == 1
+            && matches!(self.limiter.check_n(self.burst), Ok(Ok(())))
+    }
+}
 
 /// A name and a limit as they are written.
 type Named = (String, String);
@@ -31,23 +45,27 @@ impl Throttles {
     ) -> mlua::Result<Arc<DefaultDirectRateLimiter>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (name.to_owned(), spec.to_owned());
-        if let Some(throttle) = all.get(&key) {
-            return Ok(throttle.clone());
+        if let Some(kept) = all.get(&key) {
+            return Ok(kept.limiter.clone());
         }
         if all.len() >= MOST {
-            // A throttle that nobody holds but this table and that would let a whole burst through is like new.
-            all.retain(|_, throttle| {
-                Arc::strong_count(throttle) > 1 || throttle.check_n(quota.burst_size()).is_err()
-            });
+            all.retain(|_, kept| !kept.is_at_rest());
             if all.len() >= MOST {
                 return Err(mlua::Error::runtime(format!(
                     "more than {MOST} throttles are in use"
                 )));
             }
         }
-        let throttle = Arc::new(RateLimiter::direct(quota));
-        all.insert(key, throttle.clone());
-        Ok(throttle)
+        let limiter = Arc::new(RateLimiter::direct(quota));
+        let burst = quota.burst_size();
+        all.insert(
+            key,
+            Kept {
+                limiter: limiter.clone(),
+                burst,
+            },
+        );
+        Ok(limiter)
     }
 }
 
@@ -170,6 +188,28 @@ mod tests {
             "99999999999/s",
         ] {
             assert!(parse(spec).is_none(), "{spec}");
+        }
+    }
+
+    /// The attack: so many made-up names that the throttle of a real one is forgotten, and its burst given anew.
+    #[test]
+    fn a_throttle_that_is_in_use_is_not_forgotten() {
+        // Less and more than the victim's burst: what is at rest is a matter of each one's own.
+        for others in ["1/s", "9/s"] {
+            let throttles = Throttles::default();
+            let named = |name: &str, spec: &str| {
+                let (quota, _) = parse(spec).unwrap();
+                throttles.named(name, spec, quota).unwrap()
+            };
+            while named("victim", "3/hour").check().is_ok() {}
+            for index in 0..=MOST {
+                named(&index.to_string(), others);
+            }
+            assert!(
+                throttles.0.lock().unwrap().len() < MOST,
+                "none was forgotten"
+            );
+            assert!(named("victim", "3/hour").check().is_err(), "{others}");
         }
     }
 
