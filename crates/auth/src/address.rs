@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use http::HeaderValue;
+use http::HeaderMap;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::refusal::Refusal;
@@ -52,7 +52,7 @@ impl FromIterator<IpNet> for Networks {
 }
 
 /// An IPv6 network inside `::ffff:0:0/96` is the IPv4 network that it maps.
-fn canonical(network: IpNet) -> IpNet {
+pub(crate) fn canonical(network: IpNet) -> IpNet {
     if let IpNet::V6(net) = network
         && let Some(mapped) = net.network().to_ipv4_mapped()
         && let Some(length) = net.prefix_len().checked_sub(96)
@@ -127,34 +127,150 @@ pub enum NetworkFault {
     },
 }
 
-/// Whose request it is: the peer, or what a trusted proxy says of it.
-///
-/// `X-Forwarded-For` is believed only when the peer is a trusted proxy, and then from the right: each
-/// proxy appends the address that it saw, so the first hop from the right that is no trusted proxy is
-/// the last one that nobody could forge. Hops to its left are the client's own words.
-///
-/// # Errors
-///
-/// [`Refusal::ForwardedFor`] where a hop that has to be looked at cannot be read. Guessing past it
-/// could only raise trust.
-pub fn client_address<'a>(
-    peer: IpAddr,
-    forwarded_for: impl DoubleEndedIterator<Item = &'a HeaderValue>,
-    trusted_proxies: &Networks,
-) -> Result<IpAddr, Refusal> {
-    let mut client = peer.to_canonical();
-    if !trusted_proxies.contains(client) {
-        return Ok(client);
-    }
-    for line in forwarded_for.rev() {
-        for hop in line.as_bytes().rsplit(|byte| *byte == b',') {
-            client = parse_hop(hop).ok_or(Refusal::ForwardedFor)?;
-            if !trusted_proxies.contains(client) {
-                return Ok(client);
-            }
+/// How a connection reached gatepost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// The address at the other end of the TCP connection.
+    pub peer: IpAddr,
+    /// What a PROXY header said, where one was required of the peer.
+    pub told: Told,
+}
+
+/// What a PROXY header says about a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// There was none.
+    Nothing,
+    /// Its client's address.
+    Source(IpAddr),
+    /// There was one, but it names no client: the proxy's own connection, or one that it cannot name.
+    NoSource,
+}
+
+impl Arrival {
+    /// A connection without a PROXY header.
+    #[must_use]
+    pub fn direct(peer: IpAddr) -> Self {
+        Self {
+            peer: peer.to_canonical(),
+            told: Told::Nothing,
         }
     }
-    Ok(client)
+}
+
+/// The header in which trusted proxies name their clients. Only one is believed: a proxy that writes the
+/// one hands on the other as its client sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HopHeader {
+    /// `X-Forwarded-For`.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+/// Whose request it is, and by whom it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The client's address.
+    pub client: IpAddr,
+    /// The address at the other end of the TCP connection.
+    pub peer: IpAddr,
+    /// The trusted HTTP proxies between the two, the client's own first. Empty where it came directly.
+    hops: Vec<IpAddr>,
+}
+
+impl Origin {
+    /// A client that is the peer.
+    #[must_use]
+    pub fn direct(peer: IpAddr) -> Self {
+        Self {
+            client: peer.to_canonical(),
+            peer: peer.to_canonical(),
+            hops: Vec::new(),
+        }
+    }
+
+    /// Whose request it is: the peer, or what trusted proxies say of it.
+    ///
+    /// A header is believed only when the connection comes from a trusted proxy, and then from the
+    /// right: each proxy appends the address that it saw, so the first hop from the right that is no
+    /// trusted proxy is the last one that nobody could forge. Hops to its left are the client's own
+    /// words, and are dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::ForwardedFor`] where a hop that has to be looked at cannot be read. Guessing past it
+    /// could only raise trust.
+    pub fn find(
+        arrival: Arrival,
+        headers: &HeaderMap,
+        believed: HopHeader,
+        trusted_proxies: &Networks,
+    ) -> Result<Self, Refusal> {
+        let peer = arrival.peer.to_canonical();
+        let mut origin = Self {
+            client: match arrival.told {
+                Told::Source(source) => source.to_canonical(),
+                Told::Nothing | Told::NoSource => peer,
+            },
+            peer,
+            hops: Vec::new(),
+        };
+        // Where a PROXY header names nobody, whose words the headers are is not known.
+        if arrival.told == Told::NoSource || !trusted_proxies.contains(origin.client) {
+            return Ok(origin);
+        }
+        match believed {
+            HopHeader::XForwardedFor => {
+                let lines = headers.get_all("x-forwarded-for").iter().rev();
+                let hops = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+                origin.walk(hops.map(parse_hop), trusted_proxies)?;
+            }
+            HopHeader::Forwarded => {
+                let mut hops = Vec::new();
+                for line in headers.get_all("forwarded") {
+                    forwarded::hops(line.as_bytes(), &mut hops).ok_or(Refusal::ForwardedFor)?;
+                }
+                origin.walk(hops.into_iter().rev(), trusted_proxies)?;
+            }
+        }
+        Ok(origin)
+    }
+
+    fn walk(
+        &mut self,
+        hops: impl Iterator<Item = Option<IpAddr>>,
+        trusted_proxies: &Networks,
+    ) -> Result<(), Refusal> {
+        for hop in hops {
+            let hop = hop.ok_or(Refusal::ForwardedFor)?;
+            self.hops.push(self.client);
+            self.client = hop;
+            if !trusted_proxies.contains(hop) {
+                break;
+            }
+        }
+        self.hops.reverse();
+        Ok(())
+    }
+
+    /// Whether a trusted HTTP proxy named the client.
+    #[must_use]
+    pub fn is_by_proxy(&self) -> bool {
+        !self.hops.is_empty()
+    }
+
+    /// What `X-Forwarded-For` says to the next hop: the client, and the proxies that vouch for it.
+    #[must_use]
+    pub fn forwarded_for(&self) -> String {
+        let mut text = self.client.to_string();
+        for hop in &self.hops {
+            text.push_str(", ");
+            text.push_str(&hop.to_string());
+        }
+        text
+    }
 }
 
 /// An address with or without brackets and port; proxies write all of these.
@@ -173,9 +289,103 @@ fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
     address.map(|address| address.to_canonical())
 }
 
+/// The address that rate limits go by: an IPv6 client has a whole /64 to itself (RFC 6177 §2).
+#[must_use]
+pub fn limited_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
+    }
+}
+
+/// The header `Forwarded` (RFC 7239 §4).
+mod forwarded {
+    use std::net::IpAddr;
+
+    /// Adds the hops of one header line, from the left; `None` among them for a hop that names no
+    /// address. The whole gives `None` where the line is not of the grammar: a quote that the client
+    /// left open would make the proxy's own words a part of it.
+    pub(super) fn hops(line: &[u8], hops: &mut Vec<Option<IpAddr>>) -> Option<()> {
+        let mut rest = line.trim_ascii();
+        loop {
+            let mut named: Option<Option<IpAddr>> = None;
+            loop {
+                let (name, after) = split_at(rest, b'=')?;
+                let (value, after) = value(after)?;
+                if name.eq_ignore_ascii_case(b"for") {
+                    // Twice in one element is two answers to one question.
+                    if named.is_some() {
+                        return None;
+                    }
+                    named = Some(super::parse_hop(&value));
+                } else if !is_token(name) {
+                    return None;
+                }
+                rest = after.trim_ascii_start();
+                match rest.split_first() {
+                    Some((b';', after)) => rest = after,
+                    _ => break,
+                }
+            }
+            hops.push(named.flatten());
+            match rest.split_first() {
+                None => return Some(()),
+                Some((b',', after)) => rest = after.trim_ascii_start(),
+                Some(_) => return None,
+            }
+        }
+    }
+
+    fn split_at(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
+        let at = bytes.iter().position(|byte| *byte == separator)?;
+        let (before, after) = bytes.split_at(at);
+        Some((before, after.get(1..)?))
+    }
+
+    /// A token, or a quoted string with its escapes resolved; and what follows it.
+    fn value(bytes: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+        let Some((b'"', quoted)) = bytes.split_first() else {
+            let end = bytes
+                .iter()
+                .position(|byte| matches!(byte, b';' | b',' | b' ' | b'\t'))
+                .unwrap_or(bytes.len());
+            let (token, after) = bytes.split_at(end);
+            // An address with a port needs quotes, but is often written without.
+            let plain = |byte: &u8| is_token(&[*byte]) || matches!(byte, b':' | b'[' | b']');
+            return (!token.is_empty() && token.iter().all(plain)).then(|| (token.to_vec(), after));
+        };
+        let mut text = Vec::new();
+        let mut rest = quoted;
+        loop {
+            let (byte, after) = rest.split_first()?;
+            rest = after;
+            match byte {
+                b'"' => return Some((text, rest)),
+                b'\\' => {
+                    let (escaped, after) = rest.split_first()?;
+                    text.push(*escaped);
+                    rest = after;
+                }
+                other => text.push(*other),
+            }
+        }
+    }
+
+    /// RFC 9110 §5.6.2.
+    fn is_token(bytes: &[u8]) -> bool {
+        !bytes.is_empty()
+            && bytes
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
 
     fn networks(list: &[&str]) -> Networks {
         list.iter()
@@ -267,44 +477,166 @@ mod tests {
         }
     }
 
-    fn check_client(peer: &str, lines: &[&str], expected: Option<&str>) {
-        let values: Vec<HeaderValue> = lines
-            .iter()
-            .map(|line| HeaderValue::from_str(line).unwrap())
-            .collect();
+    /// `None`: refused.
+    fn check(arrival: Arrival, believed: HopHeader, lines: &[&str], expected: Option<&str>) {
+        let name = match believed {
+            HopHeader::XForwardedFor => "x-forwarded-for",
+            HopHeader::Forwarded => "forwarded",
+        };
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(name, HeaderValue::from_str(line).unwrap());
+        }
         let proxies = networks(&["10.0.0.0/8", "::1"]);
-        let got = client_address(address(peer), values.iter(), &proxies);
-        assert_eq!(got.ok(), expected.map(address), "{peer} {lines:?}");
+        let got = Origin::find(arrival, &headers, believed, &proxies);
+        let got = got.ok().map(|origin| origin.forwarded_for());
+        assert_eq!(got.as_deref(), expected, "{arrival:?} {lines:?}");
+    }
+
+    /// The expected text is what goes on to the upstream; its first address is the client's.
+    fn check_client(peer: &str, lines: &[&str], expected: Option<&str>) {
+        let arrival = Arrival::direct(address(peer));
+        check(arrival, HopHeader::XForwardedFor, lines, expected);
     }
 
     #[test]
     fn forwarded_for_is_read_from_the_right_and_only_from_trusted_proxies() {
         check_client("192.0.2.1", &["127.0.0.1"], Some("192.0.2.1"));
         check_client("10.0.0.1", &[], Some("10.0.0.1"));
-        check_client("10.0.0.1", &["203.0.113.9"], Some("203.0.113.9"));
-        check_client("10.0.0.1", &["127.0.0.1, 203.0.113.9"], Some("203.0.113.9"));
+        check_client("10.0.0.1", &["203.0.113.9"], Some("203.0.113.9, 10.0.0.1"));
+        check_client(
+            "10.0.0.1",
+            &["127.0.0.1, 203.0.113.9"],
+            Some("203.0.113.9, 10.0.0.1"),
+        );
         check_client(
             "10.0.0.1",
             &["127.0.0.1", "203.0.113.9, 10.3.3.3"],
-            Some("203.0.113.9"),
+            Some("203.0.113.9, 10.3.3.3, 10.0.0.1"),
         );
-        check_client("10.0.0.1", &["10.1.1.1, 10.2.2.2"], Some("10.1.1.1"));
+        check_client(
+            "10.0.0.1",
+            &["10.1.1.1, 10.2.2.2"],
+            Some("10.1.1.1, 10.2.2.2, 10.0.0.1"),
+        );
         check_client(
             "::ffff:10.0.0.1",
             &["::ffff:203.0.113.9"],
-            Some("203.0.113.9"),
+            Some("203.0.113.9, 10.0.0.1"),
         );
-        check_client("10.0.0.1", &["203.0.113.9:4711"], Some("203.0.113.9"));
-        check_client("::1", &["[2001:db8::7]:80"], Some("2001:db8::7"));
-        check_client("::1", &["[2001:db8::7]"], Some("2001:db8::7"));
+        check_client(
+            "10.0.0.1",
+            &["203.0.113.9:4711"],
+            Some("203.0.113.9, 10.0.0.1"),
+        );
+        check_client("::1", &["[2001:db8::7]:80"], Some("2001:db8::7, ::1"));
+        check_client("::1", &["[2001:db8::7]"], Some("2001:db8::7, ::1"));
     }
 
     #[test]
     fn a_hop_that_cannot_be_read_is_never_guessed() {
-        check_client("10.0.0.1", &["unknown"], None);
-        check_client("10.0.0.1", &["203.0.113.9,"], None);
-        check_client("10.0.0.1", &[""], None);
+        for unreadable in [
+            "unknown",
+            "203.0.113.9,",
+            "",
+            "203.0.113.9:x",
+            "[::1",
+            "_hidden",
+        ] {
+            check_client("10.0.0.1", &[unreadable], None);
+        }
         // To the left of the answer anything goes: those are the client's own words.
-        check_client("10.0.0.1", &["garbage, 203.0.113.9"], Some("203.0.113.9"));
+        check_client(
+            "10.0.0.1",
+            &["garbage, 203.0.113.9"],
+            Some("203.0.113.9, 10.0.0.1"),
+        );
+        let thousand = "1.2.3.4, ".repeat(1000) + "203.0.113.9";
+        check_client("10.0.0.1", &[&thousand], Some("203.0.113.9, 10.0.0.1"));
+    }
+
+    #[test]
+    fn forwarded_is_read_like_it() {
+        let check_forwarded = |lines: &[&str], expected| {
+            let arrival = Arrival::direct(address("10.0.0.1"));
+            check(arrival, HopHeader::Forwarded, lines, expected);
+        };
+        let real = Some("203.0.113.9, 10.0.0.1");
+        check_forwarded(&["for=203.0.113.9"], real);
+        check_forwarded(&["For=\"203.0.113.9:80\";proto=http;by=10.0.0.1"], real);
+        check_forwarded(&["proto=https; FOR=203.0.113.9 , for=10.2.2.2"], None);
+        check_forwarded(
+            &["proto=https;FOR=203.0.113.9 , for=10.2.2.2"],
+            Some("203.0.113.9, 10.2.2.2, 10.0.0.1"),
+        );
+        check_forwarded(&["for=127.0.0.1", "for=203.0.113.9"], real);
+        check_forwarded(&["for=127.0.0.1, for=203.0.113.9"], real);
+        check_forwarded(
+            &["for=\"[2001:db8::17]:4711\""],
+            Some("2001:db8::17, 10.0.0.1"),
+        );
+        check_forwarded(&["for=unknown, for=203.0.113.9"], real);
+        for refused in [
+            "",
+            "for",
+            "for=",
+            "for=unknown",
+            "for=_secret",
+            "proto=http",
+            "for=1.2.3.4;for=203.0.113.9",
+            "for=203.0.113.9,",
+            "for=203.0.113.9 for=1.2.3.4",
+            "for=\"203.0.113.9",
+            "for=\"203.0.113.9\"x",
+        ] {
+            check_forwarded(&[refused], None);
+        }
+    }
+
+    /// The attack: a quote that the client leaves open swallows what the proxy appends to the line.
+    #[test]
+    fn an_open_quote_does_not_swallow_the_proxys_own_words() {
+        let arrival = Arrival::direct(address("10.0.0.1"));
+        for (client, proxy) in [
+            ("for=127.0.0.1;x=\"", "for=203.0.113.9"),
+            ("for=127.0.0.1;x=\"", "for=\"[2001:db8::1]:80\""),
+            ("for=127.0.0.1;x=\"a\\\"", "for=\"[2001:db8::1]:80\""),
+            ("for=127.0.0.1;x=\"\\", "for=\"[2001:db8::1]:80\""),
+        ] {
+            let line = format!("{client}, {proxy}");
+            check(arrival, HopHeader::Forwarded, &[&line], None);
+        }
+    }
+
+    #[test]
+    fn a_proxy_header_names_the_peer_of_the_http_hops() {
+        let arrival = |told| Arrival {
+            peer: address("10.0.0.1"),
+            told,
+        };
+        let check_told = |told, lines: &[&str], expected: &str| {
+            check(
+                arrival(told),
+                HopHeader::XForwardedFor,
+                lines,
+                Some(expected),
+            );
+        };
+        let client = Told::Source(address("203.0.113.9"));
+        check_told(client, &["127.0.0.1"], "203.0.113.9");
+        let inner = Told::Source(address("10.7.7.7"));
+        check_told(inner, &["203.0.113.9"], "203.0.113.9, 10.7.7.7");
+        // Whose words the header is cannot be known.
+        check_told(Told::NoSource, &["203.0.113.9"], "10.0.0.1");
+    }
+
+    #[test]
+    fn an_ipv6_client_is_limited_by_its_network() {
+        let check = |from: &str, expected: &str| {
+            assert_eq!(limited_as(address(from)), address(expected));
+        };
+        check("192.0.2.1", "192.0.2.1");
+        check("::ffff:192.0.2.1", "192.0.2.1");
+        check("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::");
     }
 }

@@ -2,20 +2,24 @@
 
 use std::net::IpAddr;
 
-use crate::address::Networks;
+use crate::address::{HopHeader, Networks, Origin};
 use crate::credentials::CredentialRules;
 use crate::headers::ProtectedNames;
 use crate::identity::{Subject, SubjectKind};
 use crate::refusal::Refusal;
 use crate::route::{Route, Routes};
+use crate::rule::Allow;
 
 /// Everything that decides about trust, as configured.
 #[derive(Debug, Clone)]
 pub struct Gate {
     /// Client addresses that need no credentials.
     pub trusted_hosts: Networks,
-    /// Peers whose `X-Forwarded-For` is believed. Never the same list as [`Gate::trusted_hosts`].
+    /// Peers that are believed about where requests come from. Never the same list as
+    /// [`Gate::trusted_hosts`].
     pub trusted_proxies: Networks,
+    /// The header in which they say it.
+    pub hop_header: HopHeader,
     /// What may pass.
     pub routes: Routes,
     /// Limits on credentials.
@@ -24,6 +28,19 @@ pub struct Gate {
     pub protected: ProtectedNames,
     /// The realm of the challenge (RFC 7617 §2), checked to need no escaping.
     pub realm: String,
+    /// Which identities the upstream can be told.
+    pub sayable: Sayable,
+}
+
+/// Which identities the form in which the upstream is told can carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sayable {
+    /// All of them.
+    #[default]
+    Any,
+    /// Those without a colon: as the user name of Basic credentials (RFC 7617 §2), where a colon would
+    /// end it early. An IPv6 address has colons.
+    WithoutColon,
 }
 
 impl Gate {
@@ -35,10 +52,13 @@ impl Gate {
     pub fn without_credentials(&self, route: &Route, client: IpAddr) -> Result<Subject, Refusal> {
         if self.trusted_hosts.contains(client) {
             Ok(Subject(SubjectKind::TrustedHost(client)))
-        } else if route.is_open() {
-            Ok(Subject(SubjectKind::Nobody))
         } else {
-            Err(Refusal::Unauthorized)
+            let nobody = Subject(SubjectKind::Nobody);
+            if route.admits(&nobody, client, &self.trusted_hosts) {
+                Ok(nobody)
+            } else {
+                Err(Refusal::Unauthorized)
+            }
         }
     }
 
@@ -51,18 +71,45 @@ impl Gate {
     pub fn permit(
         &self,
         route: &Route,
-        client: IpAddr,
+        origin: Origin,
         subject: Subject,
     ) -> Result<Permit, Refusal> {
-        if route.admits(&subject, client, &self.trusted_hosts) {
-            return Ok(Permit { subject, client });
+        if route.admits(&subject, origin.client, &self.trusted_hosts) {
+            let identity = subject.identity();
+            if self.sayable == Sayable::WithoutColon
+                && identity.as_ref().is_some_and(|it| it.contains(':'))
+            {
+                return Err(Refusal::Unsayable);
+            }
+            return Ok(Permit {
+                subject,
+                identity,
+                origin,
+            });
         }
         match subject.0 {
-            SubjectKind::TrustedHost(_) if route.takes_credentials() => Err(Refusal::Unauthorized),
+            SubjectKind::TrustedHost(_) | SubjectKind::Nobody
+                if route.could_admit(origin.client, &self.trusted_hosts) =>
+            {
+                Err(Refusal::Unauthorized)
+            }
             SubjectKind::TrustedHost(_) | SubjectKind::Authenticated(..) | SubjectKind::Nobody => {
                 Err(Refusal::Forbidden)
             }
         }
+    }
+
+    /// What each of a route's rules says to this subject, for explanations.
+    pub fn rules<'a>(
+        &'a self,
+        route: &'a Route,
+        client: IpAddr,
+        subject: &'a Subject,
+    ) -> impl Iterator<Item = (&'a Allow, bool)> {
+        route
+            .allow
+            .iter()
+            .map(move |rule| (rule, rule.admits(subject, client, &self.trusted_hosts)))
     }
 
     /// The value of `WWW-Authenticate` (RFC 7617 §2).
@@ -78,7 +125,8 @@ impl Gate {
 #[derive(Debug)]
 pub struct Permit {
     subject: Subject,
-    client: IpAddr,
+    identity: Option<String>,
+    origin: Origin,
 }
 
 impl Permit {
@@ -88,10 +136,16 @@ impl Permit {
         &self.subject
     }
 
-    /// Whose address it came from.
+    /// The identity as the upstream is told; `None` where there is none.
     #[must_use]
-    pub fn client(&self) -> IpAddr {
-        self.client
+    pub fn identity(&self) -> Option<&str> {
+        self.identity.as_deref()
+    }
+
+    /// Whose address it came from, and by whom.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 }
 
@@ -101,7 +155,6 @@ mod tests {
     use crate::address::parse_network;
     use crate::identity::{AuthInfo, Mechanism};
     use crate::judgement::Judgement;
-    use crate::route::Allow;
 
     const TRUSTED: &str = "10.0.0.1";
     const STRANGER: &str = "192.0.2.1";
@@ -110,10 +163,12 @@ mod tests {
         Gate {
             trusted_hosts: [parse_network(TRUSTED).unwrap()].into_iter().collect(),
             trusted_proxies: Networks::default(),
+            hop_header: HopHeader::default(),
             routes: Routes::default(),
             credentials: CredentialRules::default(),
             protected: ProtectedNames::new([]),
             realm: "gatepost".to_owned(),
+            sayable: Sayable::default(),
         }
     }
 
@@ -132,14 +187,14 @@ mod tests {
         judgement: Option<&Judgement>,
         expected: Result<Option<&str>, Refusal>,
     ) {
-        let (gate, route, client) = (gate(), route(allow), from.parse().unwrap());
+        let (gate, route, client) = (gate(), route(allow), from.parse::<IpAddr>().unwrap());
         let subject = match judgement.cloned() {
             Some(judgement) => judgement.into_subject(Mechanism::Basic),
             None => gate.without_credentials(&route, client),
         };
         let got = subject
-            .and_then(|subject| gate.permit(&route, client, subject))
-            .map(|permit| permit.subject().identity());
+            .and_then(|subject| gate.permit(&route, Origin::direct(client), subject))
+            .map(|permit| permit.identity().map(str::to_owned));
         assert_eq!(
             got,
             expected.map(|who| who.map(str::to_owned)),
@@ -191,6 +246,23 @@ mod tests {
                 Err(refusal.clone()),
             );
             check(&[Allow::Anyone], STRANGER, Some(&judgement), Err(refusal));
+        }
+    }
+
+    /// Issue of form: as the user of Basic credentials, `2001:db8::1` would be the user `2001`.
+    #[test]
+    fn an_identity_that_cannot_be_said_is_refused() {
+        let gate = Gate {
+            sayable: Sayable::WithoutColon,
+            ..gate()
+        };
+        let route = route(&[Allow::Authenticated]);
+        for (name, expected) in [("scott", true), ("a:b", false)] {
+            let judgement = Judgement::Accepted(AuthInfo::basic(name).unwrap());
+            let subject = judgement.into_subject(Mechanism::Basic).unwrap();
+            let origin = Origin::direct(STRANGER.parse().unwrap());
+            let got = gate.permit(&route, origin, subject);
+            assert_eq!(got.is_ok(), expected, "{name}");
         }
     }
 

@@ -12,8 +12,8 @@ pub struct ProtectedNames(Vec<String>);
 
 impl ProtectedNames {
     /// What is protected whatever the configuration says: credentials, which end here, and every
-    /// name by which upstreams learn a client's address.
-    const ALWAYS: [&'static str; 10] = [
+    /// name by which upstreams learn a client's address or a request's name.
+    const ALWAYS: [&'static str; 11] = [
         "authorization",
         "proxy-authorization",
         "forwarded",
@@ -23,6 +23,7 @@ impl ProtectedNames {
         "x-forwarded-proto",
         "x-forwarded-server",
         "x-real-ip",
+        "x-request-id",
         "x-http-auth",
     ];
 

@@ -5,7 +5,7 @@
 //! order:
 //!
 //! 1. [`wire::HeadScanner`] and [`path::Target`] refuse what has two meanings.
-//! 2. [`address::client_address`] says whose request it is.
+//! 2. [`proxy_header::ProxyHeader`] and [`address::Origin`] say whose request it is.
 //! 3. [`route::Routes::find`] says what it asks for.
 //! 4. [`Credentials::from_headers`] reads what it presents; somebody else asks the policy and brings
 //!    back a [`Judgement`].
@@ -19,13 +19,18 @@ pub mod headers;
 pub mod identity;
 pub mod judgement;
 pub mod path;
+pub mod proxy_header;
 pub mod refusal;
 pub mod route;
+pub mod rule;
+pub mod signature;
+pub mod throttle;
 pub mod wire;
 
-pub use address::Networks;
+pub use address::{Networks, Origin};
 pub use credentials::{CredentialFault, CredentialRules, Credentials, MissingPassword, Secret};
-pub use decision::{Gate, Permit};
+pub use decision::{Gate, Permit, Sayable};
 pub use identity::{AuthInfo, AuthInfoFault, Identity, IdentityContext, Mechanism, Subject};
 pub use judgement::Judgement;
 pub use refusal::Refusal;
+pub use rule::Allow;

@@ -10,6 +10,7 @@ use http::StatusCode;
 
 use crate::credentials::CredentialFault;
 use crate::path::PathFault;
+use crate::proxy_header::ProxyHeaderFault;
 use crate::wire::HeadFault;
 
 /// Why a request goes no further.
@@ -19,8 +20,12 @@ pub enum Refusal {
     Head(HeadFault),
     /// The request's path has more than one spelling.
     Path(PathFault),
-    /// A trusted proxy sent an `X-Forwarded-For` that cannot be read.
+    /// A trusted proxy sent an `X-Forwarded-For` or `Forwarded` that cannot be read.
     ForwardedFor,
+    /// A trusted proxy did not begin its connection with a proper PROXY header.
+    ProxyHeader(ProxyHeaderFault),
+    /// Too many wrong credentials came from there. Holds how long to wait.
+    Throttled(Duration),
     /// The `Authorization` header cannot be read in one way only.
     Credentials(CredentialFault),
     /// No route names the path.
@@ -31,6 +36,8 @@ pub enum Refusal {
     Unauthorized,
     /// The route is not for this identity or address.
     Forbidden,
+    /// The upstream cannot be told this identity.
+    Unsayable,
     /// The policy did not give a plain yes or no.
     PolicyFailed,
     /// The policy did not answer within its deadline.
@@ -61,12 +68,15 @@ impl Refusal {
             Self::Credentials(CredentialFault::UnknownScheme) | Self::Unauthorized => {
                 StatusCode::UNAUTHORIZED
             }
-            Self::Path(_) | Self::ForwardedFor | Self::Credentials(_) | Self::Body => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Path(_)
+            | Self::ForwardedFor
+            | Self::ProxyHeader(_)
+            | Self::Credentials(_)
+            | Self::Body => StatusCode::BAD_REQUEST,
+            Self::Throttled(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::Forbidden | Self::Unsayable => StatusCode::FORBIDDEN,
             Self::PolicyFailed | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::PolicyTimedOut | Self::PolicyOverloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::HeadTimedOut | Self::BodyTimedOut => StatusCode::REQUEST_TIMEOUT,
@@ -82,6 +92,8 @@ impl Refusal {
             Self::Head(_) => "bad_request",
             Self::Path(_) => "ambiguous_path",
             Self::ForwardedFor => "bad_forwarded_for",
+            Self::ProxyHeader(_) => "bad_proxy_header",
+            Self::Throttled(_) => "throttled",
             Self::Credentials(CredentialFault::UnknownScheme) | Self::Unauthorized => {
                 "unauthorized"
             }
@@ -89,6 +101,7 @@ impl Refusal {
             Self::NoRoute => "no_route",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::Forbidden => "forbidden",
+            Self::Unsayable => "unsayable_identity",
             Self::PolicyFailed => "policy_failed",
             Self::PolicyTimedOut => "policy_timed_out",
             Self::PolicyOverloaded => "policy_overloaded",
@@ -107,12 +120,17 @@ impl Refusal {
         match self {
             Self::Head(fault) => Cow::Owned(fault.to_string()),
             Self::Path(fault) => Cow::Owned(fault.to_string()),
-            Self::ForwardedFor => Cow::Borrowed("X-Forwarded-For cannot be read"),
+            Self::ForwardedFor => Cow::Borrowed("the forwarding proxy's header cannot be read"),
+            Self::ProxyHeader(fault) => Cow::Owned(fault.to_string()),
+            Self::Throttled(_) => {
+                Cow::Borrowed("too many wrong credentials came from you, try again later")
+            }
             Self::Credentials(fault) => Cow::Owned(fault.to_string()),
             Self::NoRoute => Cow::Borrowed("nothing is served here"),
             Self::MethodNotAllowed(_) => Cow::Borrowed("this path does not take this method"),
             Self::Unauthorized => Cow::Borrowed("valid credentials are needed"),
             Self::Forbidden => Cow::Borrowed("you may not use this path"),
+            Self::Unsayable => Cow::Borrowed("the injection API cannot be told who you are"),
             Self::PolicyFailed => Cow::Borrowed("the credentials could not be checked"),
             Self::PolicyTimedOut => {
                 Cow::Borrowed("checking the credentials took too long, try again later")
@@ -138,8 +156,27 @@ impl Refusal {
     /// When it is worth trying again, for the `Retry-After` header.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
-        matches!(self, Self::PolicyTimedOut | Self::PolicyOverloaded)
-            .then_some(Duration::from_secs(1))
+        match self {
+            Self::Throttled(wait) => Some(*wait),
+            Self::PolicyTimedOut | Self::PolicyOverloaded => Some(Duration::from_secs(1)),
+            Self::Head(_)
+            | Self::Path(_)
+            | Self::ForwardedFor
+            | Self::ProxyHeader(_)
+            | Self::Credentials(_)
+            | Self::NoRoute
+            | Self::MethodNotAllowed(_)
+            | Self::Unauthorized
+            | Self::Forbidden
+            | Self::Unsayable
+            | Self::PolicyFailed
+            | Self::HeadTimedOut
+            | Self::Body
+            | Self::BodyTimedOut
+            | Self::UpstreamFailed
+            | Self::UpstreamTimedOut
+            | Self::Internal => None,
+        }
     }
 
     /// The value of the `Allow` header (RFC 9110 §10.2.1).

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::address::Networks;
-use crate::identity::{Subject, SubjectKind};
+use crate::identity::Subject;
 use crate::path::Target;
 use crate::refusal::Refusal;
+use crate::rule::Allow;
 
 /// All routes, in the order in which they are tried.
 #[derive(Debug, Clone, Default)]
@@ -97,17 +98,6 @@ pub enum PatternFault {
     Path(crate::path::PathFault),
 }
 
-/// One way to be let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Allow {
-    /// Everybody, also without credentials.
-    Anyone,
-    /// Whoever the policy accepted.
-    Authenticated,
-    /// Whoever comes from an address inside `trusted_hosts`.
-    TrustedHosts,
-}
-
 impl Routes {
     /// Routes in the order in which they are tried.
     #[must_use]
@@ -148,14 +138,11 @@ impl Routes {
 }
 
 impl Route {
-    /// Whether this route asks nobody who they are.
-    pub(crate) fn is_open(&self) -> bool {
-        self.allow.contains(&Allow::Anyone)
-    }
-
-    /// Whether credentials could open this route.
-    pub(crate) fn takes_credentials(&self) -> bool {
-        self.allow.contains(&Allow::Authenticated)
+    /// Whether credentials could open this route to somebody at this address.
+    pub(crate) fn could_admit(&self, client: IpAddr, trusted_hosts: &Networks) -> bool {
+        self.allow
+            .iter()
+            .any(|allow| allow.could_admit(client, trusted_hosts))
     }
 
     /// Whether the subject, coming from this address, may use the route.
@@ -165,11 +152,9 @@ impl Route {
         client: IpAddr,
         trusted_hosts: &Networks,
     ) -> bool {
-        self.allow.iter().any(|allow| match allow {
-            Allow::Anyone => true,
-            Allow::Authenticated => matches!(subject.0, SubjectKind::Authenticated(..)),
-            Allow::TrustedHosts => trusted_hosts.contains(client),
-        })
+        self.allow
+            .iter()
+            .any(|allow| allow.admits(subject, client, trusted_hosts))
     }
 }
 

@@ -9,8 +9,10 @@ mod fault;
 mod node;
 mod read;
 mod routes;
+mod secret;
 mod section;
 mod settings;
+mod trust;
 mod upstream;
 mod value;
 
@@ -19,8 +21,8 @@ use std::path::Path;
 
 pub use fault::{Fault, Faults};
 pub use settings::{
-    Admin, DecisionCache, Http, IdentityForm, Listener, Log, LogFormat, Policy, Reload, Settings,
-    Upstream, UpstreamAddress,
+    Admin, Audit, AuditNames, AuditOutput, Companions, DecisionCache, Http, IdentityForm, Listener,
+    Log, LogFormat, Policy, Reload, Settings, Signature, Throttle, Upstream, UpstreamAddress,
 };
 
 /// Ten thousand networks take a quarter of this. In bytes.

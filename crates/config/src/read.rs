@@ -3,25 +3,28 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gatepost_auth::address::Networks;
 use gatepost_auth::headers::ProtectedNames;
+use gatepost_auth::throttle::Rate;
 use gatepost_auth::wire::HeadLimits;
-use gatepost_auth::{CredentialRules, Gate, MissingPassword};
-use ipnet::IpNet;
+use gatepost_auth::{CredentialRules, Gate, MissingPassword, Sayable, Secret};
+use http::HeaderName;
 
-use crate::node::{Node, Place, Value};
 use crate::routes::routes;
+use crate::secret;
 use crate::section::Section;
 use crate::settings::{
-    Admin, DecisionCache, Http, IdentityForm, Listener, Log, LogFormat, Policy, Reload, Settings,
+    Admin, Audit, AuditNames, AuditOutput, Companions, DecisionCache, Http, IdentityForm, Listener,
+    Log, LogFormat, Policy, Reload, Settings, Throttle, Upstream,
 };
+use crate::trust::trust;
 use crate::upstream::upstream;
 use crate::value;
 
 pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 /// Reads the whole document. `None` where a fault left something out; it has been recorded. The policy
@@ -31,17 +34,16 @@ pub(crate) fn settings(
     folder: &Path,
     policy_read: &mut Option<Policy>,
 ) -> Option<Settings> {
+    let mut files = Vec::new();
     let listeners = listeners(&mut root);
     let upstream = root
         .required_section("upstream")
-        .and_then(|it| upstream(it, folder));
+        .and_then(|it| upstream(it, folder, &mut files));
     let policy = root
         .required_section("policy")
         .and_then(|it| policy(it, folder));
     policy_read.clone_from(&policy);
-    let trusted_hosts = networks(&mut root, "trusted_hosts");
-    let trusted_proxies = networks(&mut root, "trusted_proxies");
-    warn_about_trust(&root, &trusted_hosts, &trusted_proxies);
+    let trust = trust(&mut root, &listeners);
     let (credentials, realm) = credentials(&mut root);
     let routes = routes(&mut root);
     let decision_cache = decision_cache(root.section("decision_cache"));
@@ -56,17 +58,23 @@ pub(crate) fn settings(
         Duration::from_secs(25),
         value::duration(Duration::ZERO..=HOUR),
     );
+    let throttle = throttle(&mut root, folder, &mut files);
+    let audit = audit(root.section("audit"), folder);
     let log = log(root.section("log"));
     root.finish();
     let upstream = upstream?;
-    let IdentityForm::Header(identity_header) = &upstream.identity;
     let gate = Gate {
-        trusted_hosts: plain(&trusted_hosts),
-        trusted_proxies: plain(&trusted_proxies),
+        trusted_hosts: trust.hosts,
+        trusted_proxies: trust.proxies,
+        hop_header: trust.hop_header,
         routes,
         credentials,
-        protected: ProtectedNames::new([identity_header]),
+        protected: ProtectedNames::new(&own_headers(&upstream)),
         realm,
+        sayable: match &upstream.identity {
+            IdentityForm::BasicUser(_) => Sayable::WithoutColon,
+            IdentityForm::Header(_) | IdentityForm::Basic(_) => Sayable::Any,
+        },
     };
     let policy = policy?;
     let warnings = Vec::new();
@@ -81,9 +89,28 @@ pub(crate) fn settings(
         http,
         threads,
         drain_timeout,
+        throttle,
+        audit,
         log,
+        files,
         warnings,
     })
+}
+
+/// The names under which the upstream learns something from gatepost.
+fn own_headers(upstream: &Upstream) -> Vec<HeaderName> {
+    let mut names = Vec::new();
+    if let IdentityForm::Header(name) = &upstream.identity {
+        names.push(name.clone());
+    }
+    let Companions {
+        mechanism,
+        groups,
+        client,
+    } = &upstream.companions;
+    names.extend([mechanism, groups, client].into_iter().flatten().cloned());
+    names.extend(upstream.signature.as_ref().map(|it| it.header.clone()));
+    names
 }
 
 fn listeners(root: &mut Section<'_>) -> Vec<Listener> {
@@ -98,7 +125,11 @@ fn listeners(root: &mut Section<'_>) -> Vec<Listener> {
                 };
                 section.reader().fault(section.place(), message);
             }
-            listeners.push(Listener { listen });
+            let proxy_protocol = section.or("proxy_protocol", false, value::truth);
+            listeners.push(Listener {
+                listen,
+                proxy_protocol,
+            });
         }
         section.finish();
     }
@@ -135,45 +166,6 @@ fn policy(mut section: Section<'_>, folder: &Path) -> Option<Policy> {
         callback_timeout,
         memory_limit,
     })
-}
-
-type Written = Vec<(IpNet, Place)>;
-
-fn networks(root: &mut Section<'_>, key: &'static str) -> Written {
-    root.list(key, "[10.0.0.0/8, \"::1\"]", |node| {
-        Ok((value::network(node)?, node.place))
-    })
-}
-
-fn plain(written: &Written) -> Networks {
-    written.iter().map(|(network, _)| *network).collect()
-}
-
-/// A trust list that is too wide is not a fault, but seldom what was meant.
-fn warn_about_trust(root: &Section<'_>, hosts: &Written, proxies: &Written) {
-    for (network, place) in hosts {
-        if is_wide(network) {
-            root.reader().warn(
-                *place,
-                format!("{network} lets a large part of the internet in without credentials"),
-            );
-        }
-        if proxies.iter().any(|(proxy, _)| proxy == network) {
-            root.reader().warn(
-                *place,
-                format!("{network} is a trusted proxy too: a request that the proxy forwards without X-Forwarded-For passes without credentials"),
-            );
-        }
-    }
-}
-
-fn is_wide(network: &IpNet) -> bool {
-    match network {
-        IpNet::V4(net) => net.prefix_len() < 8,
-        // `::ffff:0:0/96` is all of IPv4: `Networks` reads it so.
-        IpNet::V6(net) if net.network().to_ipv4_mapped().is_some() => net.prefix_len() < 96 + 8,
-        IpNet::V6(net) => net.prefix_len() < 32,
-    }
 }
 
 fn credentials(root: &mut Section<'_>) -> (CredentialRules, String) {
@@ -231,7 +223,7 @@ fn decision_cache(mut section: Section<'_>) -> DecisionCache {
 fn reload(mut section: Section<'_>) -> Reload {
     let often = value::duration(Duration::from_millis(100)..=HOUR);
     let watch = section.or("watch", Some(Duration::from_secs(1)), |node| {
-        if is_off(node) {
+        if value::is_off(node) {
             Ok(None)
         } else {
             often(node).map(Some)
@@ -242,7 +234,7 @@ fn reload(mut section: Section<'_>) -> Reload {
 }
 
 fn admin(root: &mut Section<'_>, listeners: &[Listener]) -> Option<Admin> {
-    if root.node("admin").is_some_and(is_off) {
+    if root.node("admin").is_some_and(value::is_off) {
         return None;
     }
     let mut section = root.section("admin");
@@ -258,10 +250,60 @@ fn admin(root: &mut Section<'_>, listeners: &[Listener]) -> Option<Admin> {
     Some(Admin { listen })
 }
 
-/// `off`, or `false`.
-fn is_off(node: &Node) -> bool {
-    matches!(&node.value, Value::Bool(false))
-        || matches!(&node.value, Value::Text(text) if text == "off")
+fn throttle(root: &mut Section<'_>, folder: &Path, files: &mut Vec<PathBuf>) -> Throttle {
+    let off = root.node("throttle").is_some_and(value::is_off);
+    let mut section = if off {
+        root.empty_section("throttle")
+    } else {
+        root.section("throttle")
+    };
+    let rate = |count| (!off).then(|| Rate::new(count, MINUTE).ok()).flatten();
+    let throttle = Throttle {
+        per_address: section.or("per_address", rate(100), value::rate_or_off),
+        per_address_and_user: section.or("per_address_and_user", rate(10), value::rate_or_off),
+        exempt: section
+            .list("exempt", "[10.0.0.0/8]", value::network)
+            .into_iter()
+            .collect(),
+        entries: section.or("entries", 262_144, value::integer(1024..=16_777_216_usize)),
+        redis: redis(&mut section, folder, files),
+    };
+    section.finish();
+    throttle
+}
+
+fn redis(section: &mut Section<'_>, folder: &Path, files: &mut Vec<PathBuf>) -> Option<Secret> {
+    let (url, place) = secret::optional_url(section, "redis", folder, files)?;
+    if url.expose().starts_with("redis://") {
+        return Some(url);
+    }
+    // The URL may hold a password, so it is not repeated.
+    section
+        .reader()
+        .fault(place, "expected a URL such as `redis://127.0.0.1:6379/0`");
+    None
+}
+
+fn audit(mut section: Section<'_>, folder: &Path) -> Audit {
+    let output = section.or("output", AuditOutput::Off, |node| {
+        if value::is_off(node) {
+            return Ok(AuditOutput::Off);
+        }
+        let text = value::text(node)?;
+        Ok(if text == "stdout" {
+            AuditOutput::Stdout
+        } else {
+            AuditOutput::File(folder.join(text))
+        })
+    });
+    let names = [
+        ("plain", AuditNames::Plain),
+        ("hash_secrets", AuditNames::HashSecrets),
+        ("hash_all", AuditNames::HashAll),
+    ];
+    let names = section.or("names", AuditNames::HashSecrets, value::word(&names));
+    section.finish();
+    Audit { output, names }
 }
 
 fn http(mut section: Section<'_>) -> Http {

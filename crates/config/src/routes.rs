@@ -1,10 +1,12 @@
 //! The section `routes`: what may pass, and for whom.
 
-use gatepost_auth::route::{Allow, PathPattern, Route, Routes};
+use gatepost_auth::address::parse_network;
+use gatepost_auth::route::{PathPattern, Route, Routes};
+use gatepost_auth::{Allow, AuthInfo};
 use http::Method;
 
-use crate::node::Node;
-use crate::section::{Complaint, Section, shorten};
+use crate::node::{Node, Value};
+use crate::section::{Complaint, Section, describe, shorten};
 use crate::value;
 
 /// Reads the section. Routes with a fault are left out; it has been recorded.
@@ -12,10 +14,17 @@ pub(crate) fn routes(root: &mut Section<'_>) -> Routes {
     let mut routes: Vec<Route> = Vec::new();
     let mut lines: Vec<u64> = Vec::new();
     for mut section in root.required_sections("routes") {
-        if let Some(route) = route(&mut section) {
+        let line = section.place().line;
+        if section.node("preset").is_some() {
+            // What a preset names may be named before it: that is how it is made stricter.
+            let preset = section.required("preset", value::word(&[("kumomta", ())]));
+            let added = preset.map_or(Vec::new(), |()| kumomta());
+            lines.extend(added.iter().map(|_| line));
+            routes.extend(added);
+        } else if let Some(route) = route(&mut section) {
             refuse_shadowed(&section, &route, routes.iter().zip(&lines));
             routes.push(route);
-            lines.push(section.place().line);
+            lines.push(line);
         }
         section.finish();
     }
@@ -29,19 +38,72 @@ fn route(section: &mut Section<'_>) -> Option<Route> {
             .map_err(|fault| fault.to_string())
     });
     let methods = section.required_list("methods", "[POST]", method);
-    let allow = section.required_list("allow", "[authenticated, trusted_hosts]", allow);
+    let allow = section.required_list("allow", "[authenticated, trusted_hosts]", |node| {
+        allow(node, 0)
+    });
     let route = Route {
         path: path?,
         methods: methods?,
         allow: allow?,
     };
-    if route.allow.contains(&Allow::Anyone) && route.allow.len() > 1 {
+    if route.allow.contains(&Allow::Anyone) {
+        if route.allow.len() > 1 {
+            section.reader().fault(
+                section.place(),
+                "`anyone` makes the rest of `allow` meaningless",
+            );
+        }
+    } else if let Some(rule) = route.allow.iter().find(|rule| rule.admits_strangers()) {
         section.reader().fault(
             section.place(),
-            "`anyone` makes the rest of `allow` meaningless",
+            format!(
+                "{} lets everybody in who sends no credentials: write `anyone` if that is meant, or put it into `all_of` with `authenticated`",
+                shorten(&rule.to_string())
+            ),
         );
     }
     Some(route)
+}
+
+/// What `KumoMTA` lets whom do where nobody wrote an ACL (its `assets/acls/default.toml`, 2026.03), but for
+/// one thing: there, what administers the MTA is open to every trusted host, and loopback is one. Beside a
+/// sidecar, loopback is everybody in the pod, so here it is left out.
+fn kumomta() -> Vec<Route> {
+    let loopback = ["127.0.0.0/8", "::1"].map(|text| {
+        let network = parse_network(text).map(Allow::Network);
+        Allow::Not(Box::new(network.unwrap_or(Allow::Anyone)))
+    });
+    let admins = || {
+        let mut rules = vec![Allow::TrustedHosts];
+        rules.extend(loopback.clone());
+        vec![Allow::AllOf(rules)]
+    };
+    let anyone = || vec![Allow::Anyone];
+    let clients = || vec![Allow::Authenticated, Allow::TrustedHosts];
+    let get = || vec![Method::GET];
+    let post = || vec![Method::POST];
+    let all = || vec![Method::GET, Method::POST, Method::DELETE];
+    [
+        ("/api/inject/*", post(), clients()),
+        ("/api/check-liveness/*", get(), anyone()),
+        ("/rapidoc", get(), anyone()),
+        ("/api-docs/openapi.json", get(), anyone()),
+        ("/api/admin/*", all(), admins()),
+        ("/api/machine-info", get(), admins()),
+        ("/api/machine-info/*", get(), admins()),
+        ("/metrics", get(), admins()),
+        ("/metrics.json", get(), admins()),
+        ("/api/xfer/*", post(), admins()),
+    ]
+    .into_iter()
+    .filter_map(|(path, methods, allow)| {
+        Some(Route {
+            path: path.parse().ok()?,
+            methods,
+            allow,
+        })
+    })
+    .collect()
 }
 
 /// The first route that names path and method decides. A later one that never gets to decide may be
@@ -97,10 +159,60 @@ fn method(node: &Node) -> Result<Method, Complaint> {
         })
 }
 
-fn allow(node: &Node) -> Result<Allow, Complaint> {
-    value::word(&[
-        ("anyone", Allow::Anyone),
-        ("authenticated", Allow::Authenticated),
-        ("trusted_hosts", Allow::TrustedHosts),
-    ])(node)
+/// Deeper expressions are a mistake, or an attack on the stack.
+const DEEPEST: usize = 16;
+
+fn allow(node: &Node, depth: usize) -> Result<Allow, Complaint> {
+    if depth > DEEPEST {
+        return Err(format!("rules nest at most {DEEPEST} deep"));
+    }
+    let Value::Map(entries) = &node.value else {
+        let words = [
+            ("anyone", Allow::Anyone),
+            ("authenticated", Allow::Authenticated),
+            ("trusted_hosts", Allow::TrustedHosts),
+        ];
+        let found = words
+            .into_iter()
+            .find(|(word, _)| matches!(&node.value, Value::Text(text) if text == word));
+        return found.map(|(_, allow)| allow).ok_or_else(|| {
+            let found = describe(&node.value);
+            format!("expected `anyone`, `authenticated`, `trusted_hosts` or an expression such as `{{ group: staff }}`, found {found}")
+        });
+    };
+    let [(key, value)] = entries.as_slice() else {
+        return Err(format!("expected one of {EXPRESSIONS}, with one key each"));
+    };
+    let list = || -> Result<Vec<Allow>, Complaint> {
+        if let Value::List(items) = &value.value
+            && !items.is_empty()
+        {
+            return items.iter().map(|item| allow(item, depth + 1)).collect();
+        }
+        let (key, found) = (shorten(&key.name), describe(&value.value));
+        Err(format!("`{key}` takes a list of rules, found {found}"))
+    };
+    match key.name.as_str() {
+        "identity" => name(value).map(Allow::Identity),
+        "group" => name(value).map(Allow::Group),
+        "network" => value::network(value).map(Allow::Network),
+        "all_of" => list().map(Allow::AllOf),
+        "any_of" => list().map(Allow::AnyOf),
+        "not" => Ok(Allow::Not(Box::new(allow(value, depth + 1)?))),
+        other => Err(format!(
+            "expected one of {EXPRESSIONS}, found `{}`",
+            shorten(other)
+        )),
+    }
+}
+
+const EXPRESSIONS: &str =
+    "`{identity: x}`, `{group: x}`, `{network: x}`, `{all_of: []}`, `{any_of: []}`, `{not: x}`";
+
+/// A name as a policy can give it; one that it cannot give would be a rule that never holds.
+fn name(node: &Node) -> Result<String, Complaint> {
+    let name = value::text(node)?;
+    AuthInfo::basic(&name)
+        .map(|_| name)
+        .map_err(|fault| fault.to_string())
 }

@@ -91,12 +91,9 @@ impl<'a> Reader<'a> {
     }
 
     fn read<T>(&self, node: &Node, parse: impl Fn(&Node) -> Result<T, Complaint>) -> Option<T> {
-        // `${` is kept for secrets from the environment, and no key holds a secret yet.
+        // Only secrets come from the environment (`secret.rs`).
         let result = if matches!(&node.value, Value::Text(text) if text.contains("${")) {
-            Err(
-                "`${…}` is not replaced here: no key takes a value from the environment yet"
-                    .to_owned(),
-            )
+            Err("`${…}` is not replaced here: only secrets come from the environment".to_owned())
         } else {
             parse(node)
         };
@@ -187,18 +184,22 @@ impl<'a> Section<'a> {
         self.reader.section(self.path_of(key), node)
     }
 
+    /// A section as if nothing stood in it.
+    pub(crate) fn empty_section(&self, key: &'static str) -> Section<'a> {
+        Section {
+            reader: self.reader,
+            path: self.path_of(key),
+            place: self.place,
+            entries: &[],
+            asked: Vec::new(),
+        }
+    }
+
     /// A section whose keys all have defaults. One that is absent is read as an empty one.
     pub(crate) fn section(&mut self, key: &'static str) -> Section<'a> {
-        let path = self.path_of(key);
         self.node(key)
-            .and_then(|node| self.reader.section(path.clone(), node))
-            .unwrap_or(Section {
-                reader: self.reader,
-                path,
-                place: self.place,
-                entries: &[],
-                asked: Vec::new(),
-            })
+            .and_then(|node| self.reader.section(self.path_of(key), node))
+            .unwrap_or_else(|| self.empty_section(key))
     }
 
     /// A list, each item read on its own. An absent list is empty; items that are faulty are left out.
@@ -238,6 +239,18 @@ impl<'a> Section<'a> {
             }
         }
         (!list.is_empty()).then_some(list)
+    }
+
+    /// A list of sections that may be absent.
+    pub(crate) fn sections(&mut self, key: &'static str) -> Vec<Section<'a>> {
+        let items = self
+            .node(key)
+            .map_or(&[][..], |node| self.items(node, "- key: value"));
+        let path = self.path_of(key);
+        items
+            .iter()
+            .filter_map(|item| self.reader.section(path.clone(), item))
+            .collect()
     }
 
     /// A list of sections that must be there and hold something.

@@ -5,8 +5,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gatepost_auth::Gate;
+use gatepost_auth::signature::SigningKeys;
+use gatepost_auth::throttle::Rate;
 use gatepost_auth::wire::HeadLimits;
+use gatepost_auth::{Gate, Networks, Secret};
 use http::HeaderName;
 
 use crate::fault::Fault;
@@ -34,8 +36,14 @@ pub struct Settings {
     pub threads: Option<NonZeroUsize>,
     /// How long requests in flight may take after SIGTERM.
     pub drain_timeout: Duration,
+    /// What becomes of wrong credentials that come too often.
+    pub throttle: Throttle,
+    /// One line per decision.
+    pub audit: Audit,
     /// Log lines.
     pub log: Log,
+    /// Files that were read beside this one: secrets.
+    pub files: Vec<PathBuf>,
     /// What is allowed, but probably not meant.
     pub warnings: Vec<Fault>,
 }
@@ -45,6 +53,8 @@ pub struct Settings {
 pub struct Listener {
     /// Its address; port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// Whether connections from trusted proxies begin with a PROXY header.
+    pub proxy_protocol: bool,
 }
 
 /// Where requests go, and how.
@@ -54,6 +64,10 @@ pub struct Upstream {
     pub address: UpstreamAddress,
     /// How the MTA learns the identity.
     pub identity: IdentityForm,
+    /// What it learns beside it.
+    pub companions: Companions,
+    /// What lets it check both.
+    pub signature: Option<Signature>,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
     /// Longest wait for the next bytes of an answer.
@@ -88,6 +102,76 @@ pub enum UpstreamAddress {
 pub enum IdentityForm {
     /// In a header of this name.
     Header(HeaderName),
+    /// As Basic credentials: the user is `gatepost`, the password this secret, a colon and the identity.
+    Basic(Secret),
+    /// As Basic credentials: the user is the identity, the password this secret.
+    BasicUser(Secret),
+}
+
+/// Headers that say more about a request than its identity, by their names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Companions {
+    /// How the identity was established.
+    pub mechanism: Option<HeaderName>,
+    /// The groups.
+    pub groups: Option<HeaderName>,
+    /// The client's address.
+    pub client: Option<HeaderName>,
+}
+
+/// A header that proves what the others say.
+#[derive(Debug, Clone)]
+pub struct Signature {
+    /// Its name.
+    pub header: HeaderName,
+    /// The keys; the first signs.
+    pub keys: SigningKeys,
+}
+
+/// What becomes of wrong credentials that come too often.
+#[derive(Debug, Clone)]
+pub struct Throttle {
+    /// From one address (an IPv6 client has a /64), whoever it says it is.
+    pub per_address: Option<Rate>,
+    /// From one address for one user.
+    pub per_address_and_user: Option<Rate>,
+    /// From where they may come as often as they like.
+    pub exempt: Networks,
+    /// How many addresses and users are remembered.
+    pub entries: usize,
+    /// Where replicas tell each other, as a URL.
+    pub redis: Option<Secret>,
+}
+
+/// Where the audit log goes, and what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// Where.
+    pub output: AuditOutput,
+    /// What becomes of names that were not accepted.
+    pub names: AuditNames,
+}
+
+/// Where the audit log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuditOutput {
+    /// Nowhere.
+    Off,
+    /// To standard output.
+    Stdout,
+    /// To this file, opened again on SIGHUP.
+    File(PathBuf),
+}
+
+/// What logs say of user names that were not accepted: people paste passwords and keys there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditNames {
+    /// The name.
+    Plain,
+    /// A hash of those that look like a secret.
+    HashSecrets,
+    /// A hash of all of them.
+    HashAll,
 }
 
 /// The operator's Lua.

@@ -7,6 +7,7 @@ use super::*;
 mod document;
 mod routes;
 mod shipped;
+mod trust;
 mod values;
 
 const MINIMAL: &str = "\
@@ -45,7 +46,8 @@ fn the_minimal_file_is_good() {
     assert_eq!(
         settings.listeners,
         [Listener {
-            listen: "0.0.0.0:8080".parse().unwrap()
+            listen: "0.0.0.0:8080".parse().unwrap(),
+            proxy_protocol: false,
         }]
     );
     assert!(
@@ -151,10 +153,10 @@ fn what_is_allowed_but_hardly_meant_is_a_warning() {
     assert_eq!(
         warnings("trusted_hosts: [127.0.0.1]\ntrusted_proxies: [127.0.0.1]"),
         [
-            "x.yaml:9:17: 127.0.0.1/32 is a trusted proxy too: a request that the proxy forwards without X-Forwarded-For passes without credentials"
+            "x.yaml:9:17: 127.0.0.1/32 is a trusted proxy too: a request that the proxy forwards without naming its client passes without credentials"
         ]
     );
-    assert_eq!(warnings("trusted_hosts: [10.0.0.0/8, \"::1\"]"), [""; 0]);
+    assert_eq!(warnings("trusted_hosts: [10.0.0.16/28, \"::1\"]"), [""; 0]);
 }
 
 #[test]

@@ -4,24 +4,28 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use gatepost_auth::signature::SigningKeys;
 use http::HeaderName;
 
 use crate::node::Node;
 use crate::read::{HOUR, MILLISECOND};
+use crate::secret;
 use crate::section::{Complaint, Section, describe, shorten};
-use crate::settings::{IdentityForm, Upstream, UpstreamAddress};
+use crate::settings::{Companions, IdentityForm, Signature, Upstream, UpstreamAddress};
 use crate::value;
 
 /// Reads the section. `None` where a fault left something out; it has been recorded.
-pub(crate) fn upstream(mut section: Section<'_>, folder: &Path) -> Option<Upstream> {
+pub(crate) fn upstream(
+    mut section: Section<'_>,
+    folder: &Path,
+    files: &mut Vec<PathBuf>,
+) -> Option<Upstream> {
     let address = section.required("address", address);
     let address = with_store(&mut section, address, folder);
-    section.optional("identity", value::word(&[("header", ())]));
-    let identity_header = section.or(
-        "identity_header",
-        HeaderName::from_static("x-http-auth"),
-        identity_header,
-    );
+    let identity = identity(&mut section, folder, files);
+    let companions = companions(section.section("companion_headers"));
+    let signature = signature(section.section("signature"), folder, files);
+    refuse_shared_names(&section, &identity, &companions, signature.as_ref());
     let timeout = || value::duration(MILLISECOND..=HOUR);
     let connect_timeout = section.or("connect_timeout", Duration::from_secs(5), timeout());
     let response_timeout = section.or("response_timeout", Duration::from_secs(60), timeout());
@@ -34,12 +38,162 @@ pub(crate) fn upstream(mut section: Section<'_>, folder: &Path) -> Option<Upstre
     section.finish();
     Some(Upstream {
         address: address?,
-        identity: IdentityForm::Header(identity_header),
+        identity: identity?,
+        companions,
+        signature: signature?,
         connect_timeout,
         response_timeout,
         idle_timeout,
         max_idle_connections,
     })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Header,
+    Basic,
+    BasicUser,
+}
+
+fn identity(
+    section: &mut Section<'_>,
+    folder: &Path,
+    files: &mut Vec<PathBuf>,
+) -> Option<IdentityForm> {
+    let forms = [
+        ("header", Form::Header),
+        ("basic", Form::Basic),
+        ("basic_user", Form::BasicUser),
+    ];
+    let form = section.or("identity", Form::Header, value::word(&forms));
+    let header = section.optional("identity_header", |node| {
+        Ok((own_header(node)?, node.place))
+    });
+    let secret = secret::optional(section, "identity_secret", folder, files);
+    let reader = section.reader();
+    if form == Form::Header {
+        if let Some((_, place)) = secret {
+            reader.fault(
+                place,
+                "`upstream.identity_secret` is for `identity: basic` and `basic_user`",
+            );
+        }
+        let name = header.map_or(HeaderName::from_static("x-http-auth"), |(name, _)| name);
+        return Some(IdentityForm::Header(name));
+    }
+    if let Some((_, place)) = header {
+        reader.fault(
+            place,
+            "`upstream.identity_header` is for `identity: header`",
+        );
+    }
+    let Some((secret, place)) = secret else {
+        reader.fault(
+            section.place(),
+            "`upstream.identity_secret` is missing, or faulty: without it the MTA could not tell gatepost from others",
+        );
+        return None;
+    };
+    if secret.expose().len() < SigningKeys::MIN_SECRET_BYTES {
+        reader.fault(
+            place,
+            format!(
+                "the secret has at least {} bytes",
+                SigningKeys::MIN_SECRET_BYTES
+            ),
+        );
+    }
+    Some(if form == Form::Basic {
+        IdentityForm::Basic(secret)
+    } else {
+        IdentityForm::BasicUser(secret)
+    })
+}
+
+fn companions(mut section: Section<'_>) -> Companions {
+    let companions = Companions {
+        mechanism: section.optional("mechanism", own_header),
+        groups: section.optional("groups", own_header),
+        client: section.optional("client", own_header),
+    };
+    section.finish();
+    companions
+}
+
+/// `None` is a fault that has been recorded, `Some(None)` that nothing is signed.
+fn signature(
+    mut section: Section<'_>,
+    folder: &Path,
+    files: &mut Vec<PathBuf>,
+) -> Option<Option<Signature>> {
+    let header = section.or(
+        "header",
+        HeaderName::from_static("x-gatepost-signature"),
+        own_header,
+    );
+    let (mut keys, mut whole) = (Vec::new(), true);
+    for mut key in section.sections("keys") {
+        let id = key.required("id", value::text);
+        let secret = secret::optional(&mut key, "secret", folder, files);
+        if secret.is_none() {
+            key.reader().fault(
+                key.place(),
+                "`upstream.signature.keys.secret` is missing, or faulty",
+            );
+        }
+        key.finish();
+        match (id, secret) {
+            (Some(id), Some((secret, _))) => keys.push((id, secret)),
+            _ => whole = false,
+        }
+    }
+    let place = section.place();
+    let reader = section.reader();
+    section.finish();
+    if !whole {
+        return None;
+    }
+    if keys.is_empty() {
+        return Some(None);
+    }
+    match SigningKeys::new(keys) {
+        Ok(keys) => Some(Some(Signature { header, keys })),
+        Err(fault) => {
+            reader.fault(place, fault.to_string());
+            None
+        }
+    }
+}
+
+/// Two headers of one name would say one thing or the other.
+fn refuse_shared_names(
+    section: &Section<'_>,
+    identity: &Option<IdentityForm>,
+    companions: &Companions,
+    signature: Option<&Option<Signature>>,
+) {
+    let identity = match identity {
+        Some(IdentityForm::Header(name)) => Some(name),
+        Some(IdentityForm::Basic(_) | IdentityForm::BasicUser(_)) | None => None,
+    };
+    let names = [
+        identity,
+        companions.mechanism.as_ref(),
+        companions.groups.as_ref(),
+        companions.client.as_ref(),
+        signature.and_then(Option::as_ref).map(|it| &it.header),
+    ];
+    let mut seen: Vec<String> = Vec::new();
+    for name in names.into_iter().flatten() {
+        let folded = name.as_str().replace('_', "-");
+        if seen.contains(&folded) {
+            section.reader().fault(
+                section.place(),
+                format!("two of the headers that gatepost sets are called `{name}`"),
+            );
+        }
+        seen.push(folded);
+    }
 }
 
 fn address(node: &Node) -> Result<UpstreamAddress, Complaint> {
@@ -127,7 +281,7 @@ fn with_store(
 
 /// Names with a meaning of their own. To set one of these would change how a request is read or where
 /// it seems to come from, not say who sent it. Folded as [`gatepost_auth::headers`] does.
-const TAKEN: [&str; 24] = [
+const TAKEN: [&str; 25] = [
     "authorization",
     "connection",
     "content-encoding",
@@ -152,15 +306,16 @@ const TAKEN: [&str; 24] = [
     "x-forwarded-proto",
     "x-forwarded-server",
     "x-real-ip",
+    "x-request-id",
 ];
 
-fn identity_header(node: &Node) -> Result<HeaderName, Complaint> {
+fn own_header(node: &Node) -> Result<HeaderName, Complaint> {
     let text = value::text(node)?;
     let name = HeaderName::from_bytes(text.as_bytes())
         .map_err(|_| format!("`{}` is not a header name", shorten(&text)))?;
     if TAKEN.contains(&name.as_str().replace('_', "-").as_str()) {
         return Err(format!(
-            "`{text}` has a meaning of its own and cannot carry the identity"
+            "`{text}` has a meaning of its own and cannot say who sent a request"
         ));
     }
     Ok(name)

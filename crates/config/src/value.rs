@@ -5,10 +5,11 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use gatepost_auth::address::parse_network;
+use gatepost_auth::throttle::{Rate, RateFault};
 use ipnet::IpNet;
 
 use crate::node::{Node, Value};
-use crate::section::{Complaint, describe};
+use crate::section::{Complaint, describe, shorten};
 
 /// A text that holds something.
 pub(crate) fn text(node: &Node) -> Result<String, Complaint> {
@@ -170,6 +171,33 @@ pub(crate) fn size(bounds: RangeInclusive<u64>) -> impl Fn(&Node) -> Result<u64,
             ))
         }
     }
+}
+
+/// A rate such as `10/min`; `off` for none.
+pub(crate) fn rate_or_off(node: &Node) -> Result<Option<Rate>, Complaint> {
+    if is_off(node) {
+        return Ok(None);
+    }
+    let text = text(node)?;
+    text.parse()
+        .map(Some)
+        .map_err(|fault: RateFault| format!("{fault}; `off` is none; found `{}`", shorten(&text)))
+}
+
+/// `true` or `false`.
+pub(crate) fn truth(node: &Node) -> Result<bool, Complaint> {
+    if let Value::Bool(truth) = node.value {
+        Ok(truth)
+    } else {
+        let found = describe(&node.value);
+        Err(format!("expected `true` or `false`, found {found}"))
+    }
+}
+
+/// `off`, or `false`.
+pub(crate) fn is_off(node: &Node) -> bool {
+    matches!(&node.value, Value::Bool(false))
+        || matches!(&node.value, Value::Text(text) if text == "off")
 }
 
 /// An address to listen on: IP and port.

@@ -66,6 +66,7 @@ impl Source for ConfigFile {
                 lua_files(folder, &mut files);
             }
             files.push(settings.policy.file);
+            files.extend(settings.files);
         }
         files.dedup();
         files

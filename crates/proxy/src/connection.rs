@@ -1,24 +1,28 @@
 //! One client connection, from accept to close.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use gatepost_auth::Refusal;
+use gatepost_auth::address::{Arrival, Told};
 use pingora_core::apps::{HttpServerApp as _, ServerApp as _};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::stream::Stream as TcpOrUnix;
-use pingora_core::protocols::{GetSocketDigest as _, SocketDigest, Stream};
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::{GetProxyDigest as _, GetSocketDigest as _, SocketDigest, Stream};
 use pingora_core::server::ShutdownWatch;
-use pingora_proxy::HttpProxy;
+use pingora_http::ResponseHeader;
+use pingora_proxy::{HttpProxy, Session};
 use tokio::net::TcpStream;
 
 use crate::answer;
 use crate::door::Door;
 use crate::head::{HeadTimes, Incoming, Turn, next_head};
 use crate::metrics::{Counted, Metrics};
+use crate::opening::{Opened, Opening, proxy_header};
 use crate::record::Record;
 use crate::snapshot::Snapshot;
 
@@ -35,32 +39,50 @@ impl Connections {
         &self,
         tcp: TcpStream,
         peer: SocketAddr,
+        opening: Opening,
         mut shutdown: ShutdownWatch,
     ) {
         let _open = Counted::new(&self.metrics.connections);
         let mut stream = prepare(tcp, peer);
+        let mut arrival = Arrival::direct(peer.ip());
+        if opening == Opening::ProxyHeader && self.is_proxy(arrival.peer) {
+            let time = self.snapshot.load().http.head_timeout;
+            match proxy_header(&mut stream, time, &mut shutdown).await {
+                Opened::Told(told) => arrival.told = told,
+                Opened::Closed => return,
+                Opened::Refused(refusal) => {
+                    self.record_refusal(arrival, &refusal);
+                    return answer::refuse_raw(Box::new(stream), &refusal).await;
+                }
+            }
+            carry(&mut stream, arrival);
+        }
         let first = self.head(&mut stream, Turn::First, &mut shutdown).await;
         if let Incoming::Http2(preface) = first {
             stream.rewind(&preface);
             self.proxy.process_new(Box::new(stream), &shutdown).await;
             return;
         }
-        self.serve_http1(Box::new(stream), first, peer, shutdown)
+        self.serve_http1(Box::new(stream), first, arrival, shutdown)
             .await;
+    }
+
+    fn is_proxy(&self, peer: IpAddr) -> bool {
+        self.snapshot.load().gate.trusted_proxies.contains(peer)
     }
 
     async fn serve_http1(
         &self,
         mut stream: Stream,
         mut incoming: Incoming,
-        peer: SocketAddr,
+        arrival: Arrival,
         mut shutdown: ShutdownWatch,
     ) {
         loop {
             let (bytes, last) = match incoming {
                 Incoming::Request { bytes, last } => (bytes, last),
                 Incoming::Refused(refusal) => {
-                    self.record_refusal(peer, &refusal);
+                    self.record_refusal(arrival, &refusal);
                     return answer::refuse_raw(stream, &refusal).await;
                 }
                 Incoming::Http2(_) | Incoming::Closed => return,
@@ -101,14 +123,42 @@ impl Connections {
     }
 
     /// A head that did not pass is a request too, as far as counting goes.
-    fn record_refusal(&self, peer: SocketAddr, refusal: &Refusal) {
-        let mut record = Record::new(Instant::now());
-        record.client = Some(peer.ip().to_canonical());
+    fn record_refusal(&self, arrival: Arrival, refusal: &Refusal) {
+        let mut record = Record::new(Instant::now(), self.snapshot.load().generation);
+        record.peer = Some(arrival.peer);
+        record.client = Some(match arrival.told {
+            Told::Source(source) => source,
+            Told::Nothing | Told::NoSource => arrival.peer,
+        });
         record.refused(refusal);
         record.detail = Some(refusal.message().into_owned());
         self.metrics.count(&record);
         record.log();
     }
+}
+
+/// Lets every request of the connection know how it arrived. The library carries what it was told about the
+/// proxy in front to its requests, of HTTP/1 and HTTP/2 alike, and has a place there for data of others.
+fn carry(stream: &mut TcpOrUnix, arrival: Arrival) {
+    // There was no CONNECT and so no answer to one; the field has to be filled.
+    if let Ok(answer) = ResponseHeader::build(200, Some(0)) {
+        stream.set_proxy_digest(ProxyDigest::new(Box::new(answer), Some(Box::new(arrival))));
+    }
+}
+
+/// How the connection of a request arrived, as [`carry`] noted it.
+pub(crate) fn arrival(session: &Session) -> Result<Arrival, Refusal> {
+    let digest = session.digest().ok_or(Refusal::Internal)?;
+    let carried = digest.proxy_digest.as_ref();
+    let carried = carried.and_then(|it| it.user_data.as_ref()?.downcast_ref::<Arrival>());
+    if let Some(arrival) = carried {
+        return Ok(*arrival);
+    }
+    session
+        .client_addr()
+        .and_then(|address| address.as_inet())
+        .map(|address| Arrival::direct(address.ip()))
+        .ok_or(Refusal::Internal)
 }
 
 /// Wraps a socket for the proxy library, with the peer's address where the door looks for it.

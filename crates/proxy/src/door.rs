@@ -9,10 +9,9 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use gatepost_auth::address::client_address;
 use gatepost_auth::path::Target;
 use gatepost_auth::wire::{HeadFault, HeadLimits, check_http2};
-use gatepost_auth::{Credentials, Mechanism, Permit, Refusal, Subject};
+use gatepost_auth::{Credentials, Judgement, Mechanism, Origin, Permit, Refusal, Subject};
 use http::Version;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -24,15 +23,20 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::answer;
+use crate::audit::{Audit, shown_name};
+use crate::connection::arrival;
 use crate::forward;
 use crate::metrics::{Counted, Metrics};
-use crate::record::Record;
+use crate::record::{Authentication, Record};
 use crate::snapshot::Snapshot;
+use crate::throttle::{Attempt, Throttle};
 
 /// Shared by all requests.
 pub(crate) struct Door {
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(crate) metrics: Metrics,
+    pub(crate) throttle: Throttle,
+    pub(crate) audit: Arc<Audit>,
 }
 
 /// What one request carries with it.
@@ -55,16 +59,53 @@ impl Door {
         let request = session.req_header();
         record.method = Some(request.method.clone());
         let target = plain_target(request, &snapshot.http.head_limits)?;
-        let forwarded_for = request.headers.get_all("x-forwarded-for").iter();
-        let client = client_address(peer_address(session)?, forwarded_for, &gate.trusted_proxies)?;
-        record.client = Some(client);
+        let arrival = arrival(session)?;
+        record.came_by(arrival);
+        let (headers, proxies) = (&request.headers, &gate.trusted_proxies);
+        let origin = Origin::find(arrival, headers, gate.hop_header, proxies)?;
+        record.came_from(&origin, headers);
         let route = gate.routes.find(&request.method, &target)?;
         record.route = Some(route.path.label().clone());
-        let subject = match Credentials::from_headers(&request.headers, &gate.credentials)? {
-            Some(credentials) => judge(credentials, snapshot, record).await?,
-            None => gate.without_credentials(route, client)?,
+        let subject = match record.read(Credentials::from_headers(headers, &gate.credentials))? {
+            Some(credentials) => self.judge(credentials, &origin, snapshot, record).await?,
+            None => record.found(gate.without_credentials(route, origin.client))?,
         };
-        gate.permit(route, client, subject)
+        gate.permit(route, origin, subject)
+    }
+
+    /// Asks the policy. Wrong credentials end the request here, wherever it comes from.
+    async fn judge(
+        &self,
+        credentials: Credentials,
+        origin: &Origin,
+        snapshot: &Snapshot,
+        record: &mut Record,
+    ) -> Result<Subject, Refusal> {
+        let (mechanism, user) = match &credentials {
+            Credentials::Basic { user, .. } => (Mechanism::Basic, Some(user.clone())),
+            Credentials::Bearer { .. } => (Mechanism::Bearer, None),
+        };
+        let attempt = Attempt {
+            client: origin.client,
+            user: user.as_deref(),
+        };
+        let asked = Instant::now();
+        let judgement = match self.throttle.check(&snapshot.throttle, attempt) {
+            Ok(()) => Ok(snapshot.policy.judge(credentials).await),
+            Err(throttled) => Err(throttled),
+        };
+        if let Ok(judgement) = &judgement {
+            record.judged = Some(asked.elapsed());
+            if *judgement == Judgement::Rejected {
+                self.throttle.failed(&snapshot.throttle, attempt);
+            }
+        }
+        record.authentication = Some(Authentication::of(mechanism, judgement.as_ref()));
+        let subject = judgement.and_then(|it| it.into_subject(mechanism));
+        if subject.is_err() {
+            record.user = user.map(|user| shown_name(&user, snapshot.audit.names));
+        }
+        subject
     }
 }
 
@@ -80,41 +121,15 @@ fn plain_target<'a>(
     Ok(Target::parse(request.raw_path())?)
 }
 
-fn peer_address(session: &Session) -> Result<std::net::IpAddr, Refusal> {
-    session
-        .client_addr()
-        .and_then(|address| address.as_inet())
-        .map(|address| address.ip().to_canonical())
-        .ok_or(Refusal::Internal)
-}
-
-/// Asks the policy. Wrong credentials end the request here, wherever it comes from.
-async fn judge(
-    credentials: Credentials,
-    snapshot: &Snapshot,
-    record: &mut Record,
-) -> Result<Subject, Refusal> {
-    let mechanism = match &credentials {
-        Credentials::Basic { user, .. } => {
-            record.identity = Some(user.clone());
-            Mechanism::Basic
-        }
-        Credentials::Bearer { .. } => Mechanism::Bearer,
-    };
-    let asked = Instant::now();
-    let judgement = snapshot.policy.judge(credentials).await;
-    record.judged = Some((mechanism, judgement.outcome(), asked.elapsed()));
-    judgement.into_subject(mechanism)
-}
-
 #[async_trait]
 impl ProxyHttp for Door {
     type CTX = Passage;
 
     fn new_ctx(&self) -> Passage {
+        let snapshot = self.snapshot.load_full();
         Passage {
-            record: Record::new(Instant::now()),
-            snapshot: self.snapshot.load_full(),
+            record: Record::new(Instant::now(), snapshot.generation),
+            snapshot,
             permit: None,
             body_begun: false,
             _in_flight: Counted::new(&self.metrics.in_flight),
@@ -127,14 +142,19 @@ impl ProxyHttp for Door {
     async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<bool> {
         // A client that does not read must not hold its request for ever.
         session.set_write_timeout(Some(passage.snapshot.http.body_timeout));
-        match self.decide(session, passage).await {
+        let decision = self.decide(session, passage).await;
+        match &decision {
+            Ok(permit) => passage.record.permitted(permit),
+            Err(refusal) => passage.record.refused(refusal),
+        }
+        self.audit
+            .decided(&passage.record, &passage.snapshot.audit.output);
+        match decision {
             Ok(permit) => {
-                passage.record.permitted(&permit);
                 passage.permit = Some(permit);
                 Ok(false)
             }
             Err(refusal) => {
-                passage.record.refused(&refusal);
                 answer::refuse(session, &refusal, Some(&passage.snapshot.challenge)).await?;
                 Ok(true)
             }
@@ -161,9 +181,12 @@ impl ProxyHttp for Door {
         let permit = passage.permit.as_ref();
         let permit = permit.ok_or_else(|| Error::explain(InternalError, "no permit"))?;
         let snapshot = &passage.snapshot;
-        snapshot
-            .upstream
-            .rewrite(request, permit, &snapshot.gate.protected)
+        snapshot.upstream.rewrite(
+            request,
+            permit,
+            &snapshot.gate.protected,
+            &passage.record.request_id,
+        )
     }
 
     async fn request_body_filter(

@@ -4,9 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
-use gatepost_auth::Permit;
 use gatepost_auth::headers::ProtectedNames;
+use gatepost_auth::{Origin, Permit};
 use http::header::{CONNECTION, HOST};
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
@@ -14,11 +13,12 @@ use pingora_error::ErrorType::{InternalError, InvalidHTTPHeader};
 use pingora_error::{Error, OrErr as _, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
+use crate::telling::Telling;
+
 /// The upstream, ready to be asked for.
 pub(crate) struct Upstream {
     peer: HttpPeer,
-    /// As people write it: `X-Http-Auth`.
-    identity_header: Bytes,
+    telling: Telling,
     /// For the clients of HTTP/1.0 that name no host; HTTP/1.1 wants one (RFC 9112 §3.2).
     host: HeaderValue,
 }
@@ -47,7 +47,7 @@ impl Upstream {
     pub(crate) fn new(
         target: &UpstreamTarget,
         times: UpstreamTimes,
-        identity_header: &HeaderName,
+        telling: Telling,
     ) -> Result<Self> {
         let mut peer = match target {
             UpstreamTarget::Tcp(address) => HttpPeer::new(*address, false, String::new()),
@@ -72,7 +72,7 @@ impl Upstream {
         };
         Ok(Self {
             peer,
-            identity_header: Bytes::from(in_capitals(identity_header)),
+            telling,
             host: HeaderValue::try_from(host)
                 .or_err(InternalError, "address is no header value")?,
         })
@@ -97,7 +97,9 @@ impl Upstream {
         request: &mut RequestHeader,
         permit: &Permit,
         protected: &ProtectedNames,
+        request_id: &str,
     ) -> Result<()> {
+        let forwarded = Forwarded::of(request, permit.origin());
         let client_said: Vec<HeaderName> = request
             .headers
             .keys()
@@ -107,19 +109,58 @@ impl Upstream {
         for name in &client_said {
             request.remove_header(name);
         }
-        // RFC 9110 §5.5 calls bytes above 127 opaque; a UTF-8 name goes out as UTF-8.
-        if let Some(identity) = permit.subject().identity() {
-            let value = HeaderValue::from_bytes(identity.as_bytes())
-                .or_err(InternalError, "identity is no header value")?;
-            request.insert_header(self.identity_header.clone(), value)?;
-        }
+        self.telling.tell(request, permit)?;
         if !request.headers.contains_key(HOST) {
             request.insert_header("Host", self.host.clone())?;
         }
-        request.insert_header("X-Forwarded-For", permit.client().to_string())?;
-        request.insert_header("X-Forwarded-Proto", "http")?;
+        request.insert_header("X-Forwarded-For", permit.origin().forwarded_for())?;
+        request.insert_header("X-Forwarded-Proto", forwarded.proto)?;
+        if let Some(host) = forwarded.host {
+            request.insert_header("X-Forwarded-Host", host)?;
+        }
+        request.insert_header("X-Request-Id", request_id)?;
         Ok(())
     }
+}
+
+/// What the client's connection was like: as gatepost sees it, or as a trusted proxy says.
+struct Forwarded {
+    proto: HeaderValue,
+    host: Option<HeaderValue>,
+}
+
+impl Forwarded {
+    fn of(request: &RequestHeader, origin: &Origin) -> Self {
+        let said = |name: &str| {
+            let mut values = request.headers.get_all(name).iter();
+            let value = values.next().filter(|_| origin.is_by_proxy())?;
+            // A list is the word of several, of whom the first need not be a proxy.
+            let single = values.next().is_none() && !value.as_bytes().contains(&b',');
+            single.then(|| value.clone())
+        };
+        let own_host = || {
+            let authority = request.uri.authority().map(|it| it.as_str());
+            let authority = authority.and_then(|it| HeaderValue::from_str(it).ok());
+            request.headers.get(HOST).cloned().or(authority)
+        };
+        Self {
+            proto: said("x-forwarded-proto")
+                .filter(|proto| proto == "http" || proto == "https")
+                .unwrap_or(HeaderValue::from_static("http")),
+            host: said("x-forwarded-host")
+                .filter(|host| is_plain_host(host.as_bytes()))
+                .or_else(own_host),
+        }
+    }
+}
+
+/// A name or address with or without a port, and nothing that somebody could take for more.
+fn is_plain_host(host: &[u8]) -> bool {
+    !host.is_empty()
+        && host.len() <= 255
+        && host
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte))
 }
 
 /// Makes the head that the client gets. The library removes hop-by-hop fields from requests only.
@@ -152,18 +193,3 @@ pub(crate) fn pass_back(response: &mut ResponseHeader) -> Result<()> {
 
 /// What the library itself reads from an answer to know where it ends.
 const FRAMING: [&str; 4] = ["", "connection", "content-length", "transfer-encoding"];
-
-/// Header names are the same in any case, but people compare them with what they read in manuals.
-fn in_capitals(name: &HeaderName) -> String {
-    let capitalize = |word: &str| {
-        let mut letters = word.chars();
-        letters.next().map_or(String::new(), |first| {
-            first.to_ascii_uppercase().to_string() + letters.as_str()
-        })
-    };
-    name.as_str()
-        .split('-')
-        .map(capitalize)
-        .collect::<Vec<_>>()
-        .join("-")
-}

@@ -6,15 +6,19 @@
 
 mod admin;
 mod answer;
+mod audit;
 mod connection;
 mod door;
 mod forward;
 mod head;
 mod metrics;
+mod opening;
 mod record;
 mod reload;
 mod server;
 mod snapshot;
+mod telling;
+mod throttle;
 
 pub use reload::{Fingerprint, Source};
 pub use server::{Build, Parts, Server, StartError, UpstreamTarget};

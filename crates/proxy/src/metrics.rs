@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use gatepost_auth::Mechanism;
 use gatepost_policy::{PolicyCounters, PolicyStats};
 use prometheus::core::Collector;
 use prometheus::{
@@ -27,6 +28,8 @@ pub(crate) struct Metrics {
     upstream_time: Histogram,
     pub(crate) in_flight: IntGauge,
     pub(crate) connections: IntGauge,
+    pub(crate) audit_lines_lost: IntCounter,
+    pub(crate) throttle: ThrottleMetrics,
     policy: PolicyMetrics,
     reloads: ReloadMetrics,
 }
@@ -88,6 +91,14 @@ impl Metrics {
             ))?,
             in_flight: IntGauge::new("gatepost_requests_in_flight", "Requests being worked on")?,
             connections: IntGauge::new("gatepost_connections", "Client connections that are open")?,
+            audit_lines_lost: registered(
+                &registry,
+                IntCounter::new(
+                    "gatepost_audit_lines_lost_total",
+                    "Lines of the audit log that could not be taken in time",
+                )?,
+            )?,
+            throttle: ThrottleMetrics::new(&registry)?,
             policy: PolicyMetrics::new(&registry, policy_counters)?,
             reloads: ReloadMetrics::new(&registry)?,
             registry,
@@ -131,17 +142,17 @@ impl Metrics {
         if let Some(reason) = record.refusal {
             self.refusals.with_label_values(&[reason]).inc();
         }
-        if let Some((mechanism, outcome, took)) = record.judged {
+        if let Some(authentication) = record.authentication {
+            let mechanism = authentication.mechanism.map_or("none", Mechanism::as_str);
+            let outcome = authentication.outcome;
             self.decisions
-                .with_label_values(&[mechanism.as_str(), outcome])
+                .with_label_values(&[mechanism, outcome])
                 .inc();
-            self.policy_time
-                .with_label_values(&[outcome])
-                .observe(took.as_secs_f64());
-        } else if let Some(mechanism) = record.mechanism {
-            self.decisions
-                .with_label_values(&[mechanism.as_str(), "accepted"])
-                .inc();
+            if let Some(took) = record.judged {
+                self.policy_time
+                    .with_label_values(&[outcome])
+                    .observe(took.as_secs_f64());
+            }
         }
         if let Some(UpstreamTime::Answered(took)) = record.upstream {
             self.upstream_time.observe(took.as_secs_f64());
@@ -222,6 +233,30 @@ impl PolicyMetrics {
         ] {
             counter.inc_by(count.value().saturating_sub(counter.get()));
         }
+    }
+}
+
+/// How the throttle of failures fares with Redis.
+#[derive(Clone)]
+pub(crate) struct ThrottleMetrics {
+    pub(crate) redis_up: IntGauge,
+    pub(crate) untold: IntCounter,
+}
+
+impl ThrottleMetrics {
+    pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let up = IntGauge::new(
+            "gatepost_throttle_redis_up",
+            "1 where the throttle is shared through Redis, 0 where it is not, or not to be",
+        )?;
+        let untold = IntCounter::new(
+            "gatepost_throttle_untold_total",
+            "Wrong credentials that other replicas could not be told of",
+        )?;
+        Ok(Self {
+            redis_up: registered(registry, up)?,
+            untold: registered(registry, untold)?,
+        })
     }
 }
 

@@ -1,24 +1,35 @@
 //! What is known about one request. It is filled in along the way and read once, at the end: the
 //! access log line and the metrics both come from here, and nothing else touches a counter.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use gatepost_auth::{Mechanism, Permit, Refusal};
-use http::Method;
+use gatepost_auth::address::Arrival;
+use gatepost_auth::{CredentialFault, Judgement, Mechanism, Origin, Permit, Refusal, Subject};
+use http::{HeaderMap, Method};
 
 /// One request, from its head to the last byte of its answer.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) started: Instant,
+    pub(crate) request_id: String,
+    /// Which reload of configuration and policy it met; the first load is 1.
+    pub(crate) generation: u64,
     pub(crate) method: Option<Method>,
     pub(crate) route: Option<Arc<str>>,
     pub(crate) client: Option<IpAddr>,
+    pub(crate) peer: Option<IpAddr>,
+    /// The name that was presented and not accepted, as logs may show it.
+    pub(crate) user: Option<String>,
     pub(crate) identity: Option<String>,
     pub(crate) mechanism: Option<Mechanism>,
-    /// What came of asking the policy, and how long it took.
-    pub(crate) judged: Option<(Mechanism, &'static str, Duration)>,
+    /// What came of finding out who it is.
+    pub(crate) authentication: Option<Authentication>,
+    /// How long the policy took.
+    pub(crate) judged: Option<Duration>,
     pub(crate) refusal: Option<&'static str>,
     /// What the operator should know about a failure; never shown to a client.
     pub(crate) detail: Option<String>,
@@ -26,6 +37,39 @@ pub(crate) struct Record {
     pub(crate) upstream: Option<UpstreamTime>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+}
+
+/// What came of finding out who a request is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Authentication {
+    /// `None` where the credentials could not be read.
+    pub(crate) mechanism: Option<Mechanism>,
+    pub(crate) outcome: &'static str,
+    /// Why the client is to blame, if it is.
+    pub(crate) failure: Option<&'static str>,
+}
+
+impl Authentication {
+    /// What the policy said, or that it was not asked.
+    pub(crate) fn of(mechanism: Mechanism, judgement: Result<&Judgement, &Refusal>) -> Self {
+        let outcome = judgement.map_or("throttled", Judgement::outcome);
+        let failure = match judgement {
+            Err(_) => Some("throttled"),
+            Ok(Judgement::Rejected | Judgement::NoHandler) => Some("rejected"),
+            // gatepost's own fault, or the policy's: nothing to ban anybody for.
+            Ok(
+                Judgement::Accepted(_)
+                | Judgement::Failed
+                | Judgement::TimedOut
+                | Judgement::Overloaded,
+            ) => None,
+        };
+        Self {
+            mechanism: Some(mechanism),
+            outcome,
+            failure,
+        }
+    }
 }
 
 /// How long the upstream took to answer.
@@ -38,14 +82,19 @@ pub(crate) enum UpstreamTime {
 }
 
 impl Record {
-    pub(crate) fn new(started: Instant) -> Self {
+    pub(crate) fn new(started: Instant, generation: u64) -> Self {
         Self {
             started,
+            request_id: new_request_id(),
+            generation,
             method: None,
             route: None,
             client: None,
+            peer: None,
+            user: None,
             identity: None,
             mechanism: None,
+            authentication: None,
             judged: None,
             refusal: None,
             detail: None,
@@ -56,8 +105,55 @@ impl Record {
         }
     }
 
+    pub(crate) fn came_by(&mut self, arrival: Arrival) {
+        self.peer = Some(arrival.peer);
+    }
+
+    /// Notes whose request it is. A name that a trusted proxy gave it is kept, so that the logs of both
+    /// can be held together; a client's own is not, since it could repeat another's.
+    pub(crate) fn came_from(&mut self, origin: &Origin, headers: &HeaderMap) {
+        self.client = Some(origin.client);
+        let mut names = headers.get_all("x-request-id").iter();
+        if origin.is_by_proxy()
+            && let (Some(name), None) = (names.next(), names.next())
+            && let Ok(name) = name.to_str()
+            && (1..=128).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_graphic())
+        {
+            name.clone_into(&mut self.request_id);
+        }
+    }
+
+    /// Notes credentials that could not be read.
+    pub(crate) fn read<T>(
+        &mut self,
+        credentials: Result<T, CredentialFault>,
+    ) -> Result<T, Refusal> {
+        if credentials.is_err() {
+            self.authentication = Some(Authentication {
+                mechanism: None,
+                outcome: "malformed",
+                failure: Some("malformed"),
+            });
+        }
+        Ok(credentials?)
+    }
+
+    /// Notes a trusted host.
+    pub(crate) fn found(&mut self, subject: Result<Subject, Refusal>) -> Result<Subject, Refusal> {
+        let mechanism = subject.as_ref().ok().and_then(Subject::mechanism);
+        if mechanism.is_some() {
+            self.authentication = Some(Authentication {
+                mechanism,
+                outcome: "accepted",
+                failure: None,
+            });
+        }
+        subject
+    }
+
     pub(crate) fn permitted(&mut self, permit: &Permit) {
-        self.identity = permit.subject().identity();
+        self.identity = permit.identity().map(str::to_owned);
         self.mechanism = permit.subject().mechanism();
     }
 
@@ -86,22 +182,33 @@ impl Record {
         };
         tracing::info!(
             target: "access",
+            request_id = self.request_id,
             method = self.method.as_ref().map(Method::as_str),
             route = self.route.as_deref(),
             status = self.status,
             client = self.client.map(tracing::field::display),
+            peer = self.peer.filter(|it| Some(*it) != self.client).map(tracing::field::display),
+            user = self.user.as_deref(),
             identity = self.identity.as_deref(),
             mechanism = self.mechanism.map(Mechanism::as_str),
             refusal = self.refusal,
             detail = self.detail.as_deref(),
             ms = milliseconds(took),
-            policy_ms = self.judged.map(|(_, _, took)| milliseconds(took)),
+            policy_ms = self.judged.map(milliseconds),
             upstream_ms,
             bytes_in = self.bytes_in,
             bytes_out = self.bytes_out,
             "request"
         );
     }
+}
+
+/// A name for a request that no other has: random for this process, and counted.
+fn new_request_id() -> String {
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{:016x}{count:08x}", *PROCESS)
 }
 
 /// With microseconds behind the point, and nothing beyond.

@@ -12,6 +12,7 @@ use gatepost_config::{Settings, UpstreamAddress};
 use gatepost_policy::Policy;
 use tokio::sync::oneshot;
 
+use crate::audit::Audit;
 use crate::forward::UpstreamTarget;
 use crate::metrics::Metrics;
 use crate::server::resolve;
@@ -67,6 +68,7 @@ pub(crate) struct Reloader {
     pub(crate) source: Box<dyn Source>,
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(crate) metrics: Metrics,
+    pub(crate) audit: Arc<Audit>,
     /// What runs now.
     pub(crate) settings: Settings,
     /// What the files held before that was loaded.
@@ -107,6 +109,8 @@ impl Reloader {
 
     fn reload(&mut self, why: &str) -> Result<(), String> {
         let done = self.try_reload();
+        // Also where nothing changed: the file may have been moved away by whoever rotates logs.
+        self.audit.reopen(&self.settings.audit.output);
         self.metrics.reloaded(done.is_ok());
         match &done {
             Ok(()) => tracing::info!(why, "configuration and policy are reloaded"),
@@ -127,8 +131,9 @@ impl Reloader {
             (UpstreamAddress::Demo { .. }, Some(demo)) => demo.clone(),
             (address, _) => resolve(address).map_err(|fault| fault.to_string())?,
         };
-        let snapshot =
-            Snapshot::new(&settings, policy, &target).map_err(|fault| fault.to_string())?;
+        let generation = self.snapshot.load().generation + 1;
+        let snapshot = Snapshot::new(&settings, policy, &target, generation)
+            .map_err(|fault| fault.to_string())?;
         // One store: from here on every new request sees the new, and none sees both.
         self.snapshot.store(Arc::new(snapshot));
         let fixed = needs_restart(&self.settings, &settings);
@@ -157,6 +162,11 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("log", old.log != new.log),
         ("upstream.max_idle_connections", idle(old) != idle(new)),
         ("upstream.demo_store", demo_moved),
+        (
+            "throttle.entries",
+            old.throttle.entries != new.throttle.entries,
+        ),
+        ("throttle.redis", old.throttle.redis != new.throttle.redis),
     ]
     .into_iter()
     .filter_map(|(key, changed)| changed.then_some(key))

@@ -25,19 +25,23 @@ use tokio_util::task::TaskTracker;
 pub use crate::forward::UpstreamTarget;
 
 use crate::admin::{self, Admin};
+use crate::audit::Audit;
 use crate::connection::Connections;
 use crate::door::Door;
 use crate::metrics::Metrics;
+use crate::opening::Opening;
 use crate::reload::{Fingerprint, Reloader, Source, Wanted};
 use crate::snapshot::Snapshot;
+use crate::throttle::Throttle;
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 4096;
 
 /// A gatepost whose listeners are open but not served yet.
 pub struct Server {
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Vec<(std::net::TcpListener, Opening)>,
     admin: Option<std::net::TcpListener>,
+    throttle: Throttle,
     reloader: Reloader,
 }
 
@@ -124,20 +128,33 @@ impl Server {
             (UpstreamAddress::Demo { .. }, Some(demo)) => demo.clone(),
             (address, _) => resolve(address)?,
         };
-        let snapshot = Snapshot::new(&settings, policy, &target)?;
+        let snapshot = Snapshot::new(&settings, policy, &target, 1)?;
         let metrics = Metrics::new(Registry::new(), build.version, build.revision, counters)
             .map_err(|fault| StartError::Internal(fault.to_string()))?;
         let listeners = settings
             .listeners
             .iter()
-            .map(|it| listen(it.listen))
+            .map(|it| {
+                let opening = if it.proxy_protocol {
+                    Opening::ProxyHeader
+                } else {
+                    Opening::Request
+                };
+                Ok((listen(it.listen)?, opening))
+            })
             .collect::<Result<_, _>>()?;
         let admin = settings.admin.map(|it| listen(it.listen)).transpose()?;
+        let system = |what| move |source| StartError::System { what, source };
+        let audit = Audit::start(&settings.audit.output, metrics.audit_lines_lost.clone())
+            .map_err(system("the audit log"))?;
+        let throttle =
+            Throttle::new(&settings.throttle, &metrics.throttle).map_err(system("the throttle"))?;
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
         let reloader = Reloader {
             source,
             snapshot,
             metrics,
+            audit: Arc::new(audit),
             settings,
             loaded,
             demo,
@@ -145,6 +162,7 @@ impl Server {
         Ok(Self {
             listeners,
             admin,
+            throttle,
             reloader,
         })
     }
@@ -153,7 +171,7 @@ impl Server {
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.listeners
             .iter()
-            .filter_map(|listener| listener.local_addr().ok())
+            .filter_map(|(listener, _)| listener.local_addr().ok())
     }
 
     /// The admin listener's address.
@@ -175,8 +193,10 @@ impl Server {
         let Self {
             listeners,
             admin,
+            throttle,
             reloader,
         } = self;
+        let audit = reloader.audit.clone();
         let ready = Arc::new(AtomicBool::new(true));
         let (stop, shutdown) = watch::channel(false);
         let threads = reloader
@@ -184,13 +204,12 @@ impl Server {
             .threads
             .map_or_else(default_threads, NonZeroUsize::get);
         let runtime = Runtime::new_no_steal(threads, "proxy");
-        let connections = Arc::new(connections(&reloader, threads));
+        let connections = Arc::new(connections(&reloader, throttle, threads));
         let tracker = TaskTracker::new();
-        for listener in listeners {
+        for (listener, opening) in listeners {
             let (connections, shutdown) = (connections.clone(), shutdown.clone());
-            runtime
-                .get_handle()
-                .spawn(accept(listener, connections, shutdown, tracker.clone()));
+            let accepting = accept(listener, opening, connections, shutdown, tracker.clone());
+            runtime.get_handle().spawn(accepting);
         }
         // A reload that is wanted while one is under way and another waits is the same as that one.
         let (reload, wanted) = sync_channel(1);
@@ -223,6 +242,7 @@ impl Server {
             Ok(())
         })?;
         runtime.shutdown_timeout(Duration::ZERO);
+        audit.flush();
         Ok(())
     }
 }
@@ -247,10 +267,12 @@ async fn drain(
     }
 }
 
-fn connections(reloader: &Reloader, threads: usize) -> Connections {
+fn connections(reloader: &Reloader, throttle: Throttle, threads: usize) -> Connections {
     let door = Door {
         snapshot: reloader.snapshot.clone(),
         metrics: reloader.metrics.clone(),
+        throttle,
+        audit: reloader.audit.clone(),
     };
     let idle = reloader.settings.upstream.max_idle_connections;
     let conf = ServerConf {
@@ -323,6 +345,7 @@ fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
 
 async fn accept(
     listener: std::net::TcpListener,
+    opening: Opening,
     connections: Arc<Connections>,
     mut shutdown: ShutdownWatch,
     tracker: TaskTracker,
@@ -341,7 +364,7 @@ async fn accept(
         match accepted {
             Ok((tcp, peer)) => {
                 let (connections, shutdown) = (connections.clone(), shutdown.clone());
-                let serving = async move { connections.serve(tcp, peer, shutdown).await };
+                let serving = async move { connections.serve(tcp, peer, opening, shutdown).await };
                 tracker.spawn_on(serving, &pingora_runtime::current_handle());
             }
             Err(fault) => {

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gatepost_auth::Gate;
-use gatepost_config::{Http, IdentityForm, Settings};
+use gatepost_config::{Audit, Http, Settings, Throttle};
 use gatepost_policy::Policy;
 use http::HeaderValue;
 
 use crate::forward::{Upstream, UpstreamTarget, UpstreamTimes};
 use crate::server::StartError;
+use crate::telling::Telling;
 
 /// INVARIANT: a request takes one snapshot at its beginning and uses no other, so it never sees the
 /// routes of one configuration and the policy of another.
@@ -18,6 +19,10 @@ pub(crate) struct Snapshot {
     pub(crate) policy: Arc<Policy>,
     pub(crate) upstream: Upstream,
     pub(crate) http: Http,
+    pub(crate) throttle: Throttle,
+    pub(crate) audit: Audit,
+    /// Counts the snapshots, from 1.
+    pub(crate) generation: u64,
     pub(crate) drain_timeout: Duration,
     /// The ready value of `WWW-Authenticate`.
     pub(crate) challenge: HeaderValue,
@@ -28,6 +33,7 @@ impl Snapshot {
         settings: &Settings,
         policy: Policy,
         target: &UpstreamTarget,
+        generation: u64,
     ) -> Result<Self, StartError> {
         let upstream = &settings.upstream;
         let times = UpstreamTimes {
@@ -35,13 +41,15 @@ impl Snapshot {
             response: upstream.response_timeout,
             idle: upstream.idle_timeout,
         };
-        let IdentityForm::Header(identity_header) = &upstream.identity;
         Ok(Self {
             gate: settings.gate.clone(),
             policy: Arc::new(policy),
-            upstream: Upstream::new(target, times, identity_header)
+            upstream: Upstream::new(target, times, Telling::new(upstream))
                 .map_err(|fault| StartError::Upstream(fault.to_string()))?,
             http: settings.http,
+            throttle: settings.throttle.clone(),
+            audit: settings.audit.clone(),
+            generation,
             drain_timeout: settings.drain_timeout,
             challenge: HeaderValue::from_str(&settings.gate.challenge())
                 .map_err(|fault| StartError::Internal(fault.to_string()))?,

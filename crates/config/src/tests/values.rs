@@ -258,16 +258,16 @@ fn the_identity_and_the_challenge() {
     };
     upstream(
         "identity: carrier-pigeon",
-        "13: expected `header`, found `carrier-pigeon`",
+        "13: expected `header`, `basic` or `basic_user`, found `carrier-pigeon`",
     );
     upstream("identity_header: X Y", "20: `X Y` is not a header name");
     upstream(
         "identity_header: Host",
-        "20: `Host` has a meaning of its own and cannot carry the identity",
+        "20: `Host` has a meaning of its own and cannot say who sent a request",
     );
     upstream(
         "identity_header: Content_Length",
-        "20: `Content_Length` has a meaning of its own and cannot carry the identity",
+        "20: `Content_Length` has a meaning of its own and cannot say who sent a request",
     );
     check(
         "  address: 127.0.0.1:8000",
@@ -294,14 +294,14 @@ fn the_identity_and_the_challenge() {
         "",
         "log: { format: '${FORMAT}' }",
         &[
-            "x.yaml:9:16: `${…}` is not replaced here: no key takes a value from the environment yet",
+            "x.yaml:9:16: `${…}` is not replaced here: only secrets come from the environment",
         ],
     );
     check(
         "",
         "basic: { realm: '${REALM}' }",
         &[
-            "x.yaml:9:17: `${…}` is not replaced here: no key takes a value from the environment yet",
+            "x.yaml:9:17: `${…}` is not replaced here: only secrets come from the environment",
         ],
     );
     check(

@@ -1,0 +1,303 @@
+//! The audit log: one JSON line for every authentication and for every authorization decision, and the
+//! `auth_failed` lines by which fail2ban and its kin know who guesses.
+//!
+//! Lines are written by a thread of its own; a disk that is slow or full holds up no request. What cannot
+//! be taken in time is dropped and counted.
+
+use std::fs::OpenOptions;
+use std::io::{self, BufWriter, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use gatepost_config::{AuditNames, AuditOutput};
+use prometheus::IntCounter;
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::record::Record;
+
+/// Lines that may wait to be written.
+const WAITING: usize = 16 * 1024;
+
+/// How long the last lines may take when gatepost ends.
+const LAST: Duration = Duration::from_secs(2);
+
+/// The way to the thread that writes.
+pub(crate) struct Audit {
+    to_writer: SyncSender<Message>,
+    lost: IntCounter,
+}
+
+enum Message {
+    Line(String),
+    /// Opens the output, also where it is the one that is open: a file may have been moved away.
+    Open(AuditOutput),
+    /// Writes what is there, and says so.
+    Flush(SyncSender<()>),
+}
+
+impl Audit {
+    /// # Errors
+    ///
+    /// Where the file cannot be opened, or the thread cannot be started.
+    pub(crate) fn start(output: &AuditOutput, lost: IntCounter) -> io::Result<Self> {
+        let sink = open(output)?;
+        let (to_writer, messages) = sync_channel(WAITING);
+        thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || write(sink, &messages))?;
+        Ok(Self { to_writer, lost })
+    }
+
+    /// Opens the output anew.
+    pub(crate) fn reopen(&self, output: &AuditOutput) {
+        // Waits where lines wait: they belong into the old file.
+        let _ = self.to_writer.send(Message::Open(output.clone()));
+    }
+
+    /// Waits until everything is written, for a while.
+    pub(crate) fn flush(&self) {
+        let (done, written) = sync_channel(1);
+        if self.to_writer.try_send(Message::Flush(done)).is_ok() {
+            let _ = written.recv_timeout(LAST);
+        }
+    }
+
+    /// Says what was decided about a request.
+    pub(crate) fn decided(&self, record: &Record, output: &AuditOutput) {
+        if let Some(failure) = record.authentication.as_ref().and_then(|it| it.failure) {
+            warn(record, failure);
+        }
+        if *output == AuditOutput::Off {
+            return;
+        }
+        let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+        if let Some(authentication) = &record.authentication {
+            self.line(&Line {
+                event: "authentication",
+                outcome: authentication.outcome,
+                reason: authentication.failure,
+                ..Line::of(record, &time)
+            });
+        }
+        let allowed = record.refusal.is_none();
+        self.line(&Line {
+            event: "authorization",
+            outcome: if allowed { "allowed" } else { "denied" },
+            reason: record.refusal,
+            ..Line::of(record, &time)
+        });
+    }
+
+    fn line(&self, line: &Line<'_>) {
+        // Texts and numbers only, so it cannot fail; if it did, the line would be lost and counted.
+        let sent = serde_json::to_string(line)
+            .ok()
+            .and_then(|text| self.to_writer.try_send(Message::Line(text)).ok());
+        if sent.is_none() {
+            self.lost.inc();
+        }
+    }
+}
+
+/// In the order in which people read it.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: &'a str,
+    event: &'static str,
+    request_id: &'a str,
+    client: Option<String>,
+    peer: Option<String>,
+    mechanism: Option<&'static str>,
+    user: Option<&'a str>,
+    outcome: &'static str,
+    reason: Option<&'static str>,
+    method: Option<&'a str>,
+    route: Option<&'a str>,
+    policy_generation: u64,
+}
+
+impl<'a> Line<'a> {
+    fn of(record: &'a Record, time: &'a str) -> Self {
+        Self {
+            time,
+            event: "",
+            request_id: &record.request_id,
+            client: record.client.map(|it| it.to_string()),
+            peer: record.peer.map(|it| it.to_string()),
+            mechanism: record
+                .authentication
+                .as_ref()
+                .and_then(|it| it.mechanism)
+                .map(gatepost_auth::Mechanism::as_str),
+            user: record.identity.as_deref().or(record.user.as_deref()),
+            outcome: "",
+            reason: None,
+            method: record.method.as_ref().map(http::Method::as_str),
+            route: record.route.as_deref(),
+            policy_generation: record.generation,
+        }
+    }
+}
+
+/// The line that fail2ban reads; `deploy/fail2ban` has the filter. The client stands before anything that
+/// the client chose, and the name is quoted as Rust quotes: nothing in it ends the quotes or the line.
+fn warn(record: &Record, reason: &'static str) {
+    if let Some(client) = record.client {
+        let user = record.user.as_deref().unwrap_or_default();
+        tracing::warn!(target: "auth", "auth_failed client={client} user={user:?} reason={reason}");
+    }
+}
+
+/// What logs call a user whom the policy did not accept.
+pub(crate) fn shown_name(name: &str, names: AuditNames) -> String {
+    let hash = match names {
+        AuditNames::Plain => false,
+        AuditNames::HashSecrets => looks_like_secret(name),
+        AuditNames::HashAll => true,
+    };
+    if !hash {
+        return name.to_owned();
+    }
+    let digest = Sha256::digest(name.as_bytes());
+    let (short, _) = digest.split_at(8);
+    let number = short
+        .iter()
+        .fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
+    format!("sha256:{number:016x}")
+}
+
+/// Whether a name is more likely a key, a token or a password that was put into the wrong field: it begins
+/// like the keys of well-known services, or is long, of one word, and mixes letters with digits.
+fn looks_like_secret(name: &str) -> bool {
+    const BEGINNINGS: [&str; 14] = [
+        "AKIA",
+        "ASIA",
+        "AIza",
+        "eyJ",
+        "ghp_",
+        "gho_",
+        "ghs_",
+        "glpat-",
+        "github_pat_",
+        "sk-",
+        "sk_",
+        "SG.",
+        "xoxb-",
+        "xoxp-",
+    ];
+    if BEGINNINGS
+        .iter()
+        .any(|it| name.starts_with(it) && name.len() >= 16)
+    {
+        return true;
+    }
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=_-.~!#$%^&*".contains(&byte);
+    let digits = name.bytes().filter(u8::is_ascii_digit).count();
+    let letters = name.bytes().filter(u8::is_ascii_alphabetic).count();
+    let mixed_case = name.bytes().any(|it| it.is_ascii_uppercase())
+        && name.bytes().any(|it| it.is_ascii_lowercase());
+    let odd = name.bytes().any(|it| b"+/=!#$%^&*".contains(&it));
+    // Dots and dashes between words are what host and service names are made of.
+    let plain_words = name.split(['.', '-', '_']).all(|part| part.len() < 16);
+    (name.len() >= 20 && name.bytes().all(word) && digits >= 3 && letters >= 3 && !plain_words)
+        || (name.len() >= 12 && mixed_case && digits >= 1 && odd)
+}
+
+type Sink = Box<dyn Write + Send>;
+
+fn open(output: &AuditOutput) -> io::Result<Sink> {
+    Ok(match output {
+        AuditOutput::Off => Box::new(io::sink()),
+        AuditOutput::Stdout => Box::new(BufWriter::new(io::stdout())),
+        AuditOutput::File(path) => {
+            let file = OpenOptions::new().append(true).create(true).open(path);
+            let file = file.map_err(|fault| {
+                let shown = path.display();
+                io::Error::new(fault.kind(), format!("the audit log {shown}: {fault}"))
+            })?;
+            Box::new(BufWriter::new(file))
+        }
+    })
+}
+
+/// Writes until nobody can have anything to say any more.
+fn write(mut sink: Sink, messages: &Receiver<Message>) {
+    let mut well = true;
+    while let Ok(first) = messages.recv() {
+        let mut written = Ok(());
+        // What came meanwhile goes out together.
+        for message in std::iter::once(first).chain(messages.try_iter().take(WAITING)) {
+            match message {
+                Message::Line(line) => {
+                    written = written.and(writeln!(sink, "{line}"));
+                }
+                Message::Open(output) => {
+                    written = written.and(sink.flush());
+                    match open(&output) {
+                        Ok(opened) => sink = opened,
+                        Err(fault) => tracing::error!(%fault, "the old audit log goes on"),
+                    }
+                }
+                Message::Flush(done) => {
+                    written = written.and(sink.flush());
+                    let _ = done.send(());
+                }
+            }
+        }
+        written = written.and(sink.flush());
+        match written {
+            Err(fault) if well => {
+                well = false;
+                tracing::error!(%fault, "audit lines are lost: they cannot be written");
+            }
+            Ok(()) if !well => {
+                well = true;
+                tracing::info!("audit lines are written again");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_look_like_secrets_are_hashed() {
+        for name in [
+            "AKIAIOSFODNN7EXAMPLE",
+            "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+            "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.x",
+            "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "dGhpc2lzYXNlY3JldDEyMzQ1Njc4OTA=",
+            "Tr0ub4dor&3xyz",
+        ] {
+            let shown = shown_name(name, AuditNames::HashSecrets);
+            assert!(
+                shown.starts_with("sha256:") && shown.len() == 23,
+                "{name} {shown}"
+            );
+            assert_eq!(
+                shown,
+                shown_name(name, AuditNames::HashAll),
+                "the same at every time"
+            );
+            assert_eq!(shown_name(name, AuditNames::Plain), name);
+        }
+        for name in [
+            "scott",
+            "newsletter@example.com",
+            "mail-relay-03.eu-west-1.example.com",
+            "jürgen müller",
+            "svc_billing_2026",
+            "customer-000000123456",
+            "ABC",
+        ] {
+            assert_eq!(shown_name(name, AuditNames::HashSecrets), name);
+            assert_ne!(shown_name(name, AuditNames::HashAll), name);
+        }
+    }
+}
