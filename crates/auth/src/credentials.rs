@@ -14,6 +14,8 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::unprintable::is_unprintable;
+
 /// What a client presented about itself, not yet judged.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Credentials {
@@ -183,12 +185,6 @@ fn check_user(user: &str, rules: &CredentialRules) -> Result<(), CredentialFault
         return Err(CredentialFault::AddressAsUser);
     }
     Ok(())
-}
-
-/// Control characters, and those of Unicode's format class that reorder or hide text in a log line.
-pub(crate) fn is_unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// A trusted host's identity is its address, so a user must not carry a name that reads as one.
@@ -374,6 +370,10 @@ mod tests {
         check(&encode("a\r\nb:x"), Err(CredentialFault::ControlCharacter));
         check(
             &encode("a\u{202e}b:x"),
+            Err(CredentialFault::ControlCharacter),
+        );
+        check(
+            &encode("scott\u{ad}:x"),
             Err(CredentialFault::ControlCharacter),
         );
         check(&encode("a\0:x"), Err(CredentialFault::ControlCharacter));

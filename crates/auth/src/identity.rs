@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::credentials::is_unprintable;
+use crate::unprintable::is_unprintable;
 
 /// How an identity was established; the label of the decision metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

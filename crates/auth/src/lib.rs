@@ -25,6 +25,7 @@ pub mod route;
 pub mod rule;
 pub mod signature;
 pub mod throttle;
+mod unprintable;
 pub mod wire;
 
 pub use address::{Networks, Origin};
