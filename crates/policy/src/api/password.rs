@@ -4,19 +4,22 @@
 //! are cores, and never on the worker's own, whose other calls would wait.
 
 use std::num::NonZeroUsize;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::Semaphore;
 
 use super::hashes::{HashAlgorithm, HashFault, hash_password, verify};
 
+/// What the password of a user is compared with who does not exist. Nothing depends on whether a password belongs to it,
+/// only on that it costs what a hash costs which is made here; so it need not be a secret, and the first unknown user
+/// costs what the next one does.
+const DECOY: &str = "$argon2id$v=19$m=7168,t=5,p=1$z2fv+874hb6tLT+0UIC1XA$bG8TPR51Fyntld8216WbdycLle/x6OaRAr/DTstvOMQ";
+
 /// Shared by all workers.
 #[derive(Debug, Clone)]
 pub(crate) struct HashPool {
     places: Arc<Semaphore>,
-    /// What the password of a user is compared with who does not exist.
-    decoy: Arc<OnceLock<String>>,
 }
 
 impl Default for HashPool {
@@ -24,7 +27,6 @@ impl Default for HashPool {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
             places: Arc::new(Semaphore::new(cores)),
-            decoy: Arc::default(),
         }
     }
 }
@@ -37,20 +39,9 @@ impl HashPool {
         stored: Option<String>,
         password: String,
     ) -> Result<bool, HashFault> {
-        let decoy = self.decoy.clone();
         self.run(move || match stored {
             Some(stored) => verify(&stored, &password),
-            None => {
-                let decoy = match decoy.get() {
-                    Some(decoy) => decoy,
-                    None => {
-                        let fresh =
-                            hash_password("no user has this password", HashAlgorithm::default())?;
-                        decoy.get_or_init(|| fresh)
-                    }
-                };
-                verify(decoy, &password).map(|_| false)
-            }
+            None => verify(DECOY, &password).map(|_| false),
         })
         .await
     }
@@ -82,5 +73,26 @@ impl HashPool {
         })
         .await
         .map_err(|_| HashFault::Ended)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The attack: the time that a refusal takes tells which users exist.
+    #[test]
+    fn an_unknown_user_costs_what_a_wrong_password_costs() {
+        let fresh = hash_password("tiger", HashAlgorithm::default()).unwrap();
+        let shape = |hash: &str| {
+            let parts: Vec<&str> = hash.split('$').collect();
+            let [_, kind, version, costs, salt, sum] = parts[..] else {
+                panic!("{hash}");
+            };
+            let costs = format!("{kind} {version} {costs}");
+            (costs, salt.len(), sum.len())
+        };
+        assert_eq!(shape(DECOY), shape(&fresh));
+        assert_eq!(verify(DECOY, "tiger"), Ok(false));
     }
 }
