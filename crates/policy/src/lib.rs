@@ -10,6 +10,7 @@ mod convert;
 mod counters;
 mod hook;
 mod pool;
+mod redact;
 mod sources;
 mod testing;
 mod traps;

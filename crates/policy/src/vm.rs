@@ -12,6 +12,7 @@ use mlua::{Function, Lua, LuaOptions, StdLib, Value};
 
 use crate::api::{self, Common, Host};
 use crate::hook::{self, Turn};
+use crate::redact::redact;
 use crate::{LoadError, LoadReport, PolicySettings, convert};
 
 /// How long a policy file may take to run. It may fetch things; it may not hang.
@@ -302,53 +303,4 @@ pub(crate) fn first_line(fault: &mlua::Error) -> String {
         .find_map(|kind| text.strip_prefix(kind))
         .unwrap_or(text);
     text.trim().to_owned()
-}
-
-/// A handler may put what it was given into its error. The log must not have it.
-fn redact(text: String, credentials: &Credentials) -> String {
-    let secret = match credentials {
-        Credentials::Basic {
-            password: Some(password),
-            ..
-        } => password.expose(),
-        Credentials::Basic { password: None, .. } => "",
-        Credentials::Bearer { token } => token.expose(),
-    };
-    if secret.is_empty() {
-        text
-    } else {
-        text.replace(secret, "[redacted]")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use gatepost_auth::Secret;
-
-    use super::*;
-
-    /// The attack: a handler that puts what it was given into its error, and a log that keeps it.
-    #[test]
-    fn secrets_do_not_get_into_the_log() {
-        let basic = |password: Option<&str>| Credentials::Basic {
-            user: "scott".to_owned(),
-            password: password.map(Secret::from),
-        };
-        let bearer = Credentials::Bearer {
-            token: Secret::from("t0ken"),
-        };
-        for (text, credentials, expected) in [
-            (
-                "no tiger, tiger",
-                basic(Some("tiger")),
-                "no [redacted], [redacted]",
-            ),
-            ("user scott", basic(Some("tiger")), "user scott"),
-            ("as it is", basic(Some("")), "as it is"),
-            ("as it is", basic(None), "as it is"),
-            ("bad t0ken!", bearer, "bad [redacted]!"),
-        ] {
-            assert_eq!(redact(text.to_owned(), &credentials), expected);
-        }
-    }
 }
