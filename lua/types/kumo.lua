@@ -216,39 +216,42 @@ function kumo.secrets.load(source) end
 ---@field hex string
 ---@field base32 string
 ---@field base32_nopad string
+---@field base32hex string
+---@field base32hex_nopad string
 ---@field base64 string
 ---@field base64_nopad string
 ---@field base64url string
 ---@field base64url_nopad string
 
 ---@class kumo.digest
----@field sha1 fun(...: string): kumo.Digest
----@field sha224 fun(...: string): kumo.Digest
----@field sha256 fun(...: string): kumo.Digest
----@field sha384 fun(...: string): kumo.Digest
----@field sha512 fun(...: string): kumo.Digest
----@field sha3_256 fun(...: string): kumo.Digest
----@field sha3_384 fun(...: string): kumo.Digest
----@field sha3_512 fun(...: string): kumo.Digest
----@field crc32 fun(...: string): kumo.Digest
----@field hmac_sha1 fun(key: kumo.KeySource, message: string): kumo.Digest
----@field hmac_sha224 fun(key: kumo.KeySource, message: string): kumo.Digest
----@field hmac_sha256 fun(key: kumo.KeySource, message: string): kumo.Digest
----@field hmac_sha384 fun(key: kumo.KeySource, message: string): kumo.Digest
----@field hmac_sha512 fun(key: kumo.KeySource, message: string): kumo.Digest
+---@field sha1 fun(...: string|number): kumo.Digest
+---@field sha224 fun(...: string|number): kumo.Digest
+---@field sha256 fun(...: string|number): kumo.Digest
+---@field sha384 fun(...: string|number): kumo.Digest
+---@field sha512 fun(...: string|number): kumo.Digest
+---@field sha512_256 fun(...: string|number): kumo.Digest
+---@field sha3_256 fun(...: string|number): kumo.Digest
+---@field sha3_384 fun(...: string|number): kumo.Digest
+---@field sha3_512 fun(...: string|number): kumo.Digest
+---@field crc32 fun(...: string|number): kumo.Digest
+---@field hmac_sha1 fun(key: kumo.KeySource, message: string|number): kumo.Digest
+---@field hmac_sha224 fun(key: kumo.KeySource, message: string|number): kumo.Digest
+---@field hmac_sha256 fun(key: kumo.KeySource, message: string|number): kumo.Digest
+---@field hmac_sha384 fun(key: kumo.KeySource, message: string|number): kumo.Digest
+---@field hmac_sha512 fun(key: kumo.KeySource, message: string|number): kumo.Digest
 kumo.digest = {}
 
----Every name also with `_nopad` before `_encode` and `_decode`, `hex` excepted.
+---Every name also with `_nopad` before `_encode` and `_decode`, `hex` excepted. Decoding takes a text without its padding as well.
 ---@class kumo.encode
----@field hex_encode fun(data: string): string
+---@field hex_encode fun(data: string|number): string
 ---@field hex_decode fun(text: string): string
----@field base32_encode fun(data: string): string
+---@field base32_encode fun(data: string|number): string
 ---@field base32_decode fun(text: string): string
----@field base32hex_encode fun(data: string): string
+---@field base32hex_encode fun(data: string|number): string
 ---@field base32hex_decode fun(text: string): string
----@field base64_encode fun(data: string): string
+---@field base64_encode fun(data: string|number): string
 ---@field base64_decode fun(text: string): string
----@field base64url_encode fun(data: string): string
+---@field base64url_encode fun(data: string|number): string
 ---@field base64url_decode fun(text: string): string
 kumo.encode = {}
 

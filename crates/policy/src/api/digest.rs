@@ -2,14 +2,16 @@
 
 use hmac::{Hmac, KeyInit, Mac};
 use mlua::{
-    Function, Lua, LuaString, MetaMethod, Table, UserData, UserDataFields, UserDataMethods, Value,
-    Variadic,
+    Function, Lua, MetaMethod, Table, UserData, UserDataFields, UserDataMethods, Value, Variadic,
 };
 use sha2::Digest;
 
 use super::encode::{self, Padding};
 use super::secrets::KeySource;
-use super::{Host, bad_argument, submodule};
+use super::{Host, bytes, submodule};
+
+/// What errors call the functions.
+const NAME: &str = "kumo.digest";
 
 pub(super) fn install(lua: &Lua, host: &Host<'_>, kumo: &Table) -> mlua::Result<()> {
     let digest = submodule(lua, host, kumo, "kumo.digest")?;
@@ -18,6 +20,7 @@ pub(super) fn install(lua: &Lua, host: &Host<'_>, kumo: &Table) -> mlua::Result<
     digest.set("sha256", hash::<sha2::Sha256>(lua)?)?;
     digest.set("sha384", hash::<sha2::Sha384>(lua)?)?;
     digest.set("sha512", hash::<sha2::Sha512>(lua)?)?;
+    digest.set("sha512_256", hash::<sha2::Sha512_256>(lua)?)?;
     digest.set("sha3_256", hash::<sha3::Sha3_256>(lua)?)?;
     digest.set("sha3_384", hash::<sha3::Sha3_384>(lua)?)?;
     digest.set("sha3_512", hash::<sha3::Sha3_512>(lua)?)?;
@@ -31,20 +34,20 @@ pub(super) fn install(lua: &Lua, host: &Host<'_>, kumo: &Table) -> mlua::Result<
 
 /// The arguments, one after the other, as `KumoMTA` takes them.
 fn hash<D: Digest + 'static>(lua: &Lua) -> mlua::Result<Function> {
-    lua.create_function(|_, parts: Variadic<Value>| {
+    lua.create_function(|lua, parts: Variadic<Value>| {
         let mut hasher = D::new();
         for (index, part) in parts.iter().enumerate() {
-            hasher.update(&*bytes(part, index + 1)?.as_bytes());
+            hasher.update(&*bytes(lua, part, index + 1, NAME)?.as_bytes());
         }
         Ok(Sum(hasher.finalize().to_vec()))
     })
 }
 
 fn crc32(lua: &Lua) -> mlua::Result<Function> {
-    lua.create_function(|_, parts: Variadic<Value>| {
+    lua.create_function(|lua, parts: Variadic<Value>| {
         let mut hasher = crc32fast::Hasher::new();
         for (index, part) in parts.iter().enumerate() {
-            hasher.update(&bytes(part, index + 1)?.as_bytes());
+            hasher.update(&bytes(lua, part, index + 1, NAME)?.as_bytes());
         }
         Ok(Sum(hasher.finalize().to_be_bytes().to_vec()))
     })
@@ -53,10 +56,10 @@ fn crc32(lua: &Lua) -> mlua::Result<Function> {
 /// The key may have to be fetched, so these wait.
 fn keyed<M: Mac + KeyInit + 'static>(lua: &Lua, host: &Host<'_>) -> mlua::Result<Function> {
     let folder = host.folder.to_owned();
-    lua.create_async_function(move |_, (key, message): (Value, Value)| {
+    lua.create_async_function(move |lua, (key, message): (Value, Value)| {
         let folder = folder.clone();
         async move {
-            let message = bytes(&message, 2)?;
+            let message = bytes(&lua, &message, 2, NAME)?;
             let key = KeySource::read(&key, "kumo.digest.hmac")?
                 .load(&folder)
                 .await?;
@@ -66,13 +69,6 @@ fn keyed<M: Mac + KeyInit + 'static>(lua: &Lua, host: &Host<'_>) -> mlua::Result
             Ok(Sum(mac.finalize().into_bytes().to_vec()))
         }
     })
-}
-
-fn bytes(value: &Value, position: usize) -> mlua::Result<LuaString> {
-    value
-        .as_string()
-        .cloned()
-        .ok_or_else(|| bad_argument(position, "kumo.digest", "string", value))
 }
 
 /// The result: its bytes, and every way to write them.
@@ -129,7 +125,18 @@ mod tests {
                 "sha3_256('abc')",
                 "3a985da74fe225b2045c172d6bd390bd855f086e3e9d525b46bfe24511431532",
             ),
+            (
+                "sha512_256('abc')",
+                "53048e2681941ef99b2e29b76b4c7dabe4c2d0c634fc6d46e0e2f13107e7af23",
+            ),
             ("crc32('123456789')", "cbf43926"),
+            // Numbers are what Lua makes of them where it wants a text.
+            ("crc32(123456789)", "cbf43926"),
+            ("crc32(1234, '56', 789)", "cbf43926"),
+            (
+                "hmac_sha256({ key_data = 'Jefe' }, 12)",
+                "1f5a7f3a047669c34436745c0055713d03ee351464e4d5879aec6824820a7092",
+            ),
             (
                 "hmac_sha256({ key_data = 'Jefe' }, 'what do ya want for nothing?')",
                 "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
@@ -152,9 +159,13 @@ mod tests {
     #[test]
     fn a_result_can_be_written_in_every_way() {
         check_body(
-            "local d = kumo.digest.crc32 '123456789' return #d.bytes == 4 and d.base64 == 'y/Q5Jg==' and d.base64_nopad == 'y/Q5Jg' and d.base64url == 'y_Q5Jg==' and d.base64url_nopad == 'y_Q5Jg' and d.base32 == 'ZP2DSJQ=' and d.base32_nopad == 'ZP2DSJQ'",
+            "local d = kumo.digest.crc32 '123456789' return #d.bytes == 4 and d.base64 == 'y/Q5Jg==' and d.base64_nopad == 'y/Q5Jg' and d.base64url == 'y_Q5Jg==' and d.base64url_nopad == 'y_Q5Jg' and d.base32 == 'ZP2DSJQ=' and d.base32_nopad == 'ZP2DSJQ' and d.base32hex == 'PFQ3I9G=' and d.base32hex_nopad == 'PFQ3I9G'",
         );
         check_body("return #kumo.digest.sha512('\\0\\xff').bytes == 64");
+        check_body("return kumo.digest.sha256(1.5).hex == kumo.digest.sha256('1.5').hex");
+        check_body(
+            "return not pcall(kumo.digest.sha256, nil) and not pcall(kumo.digest.sha256, true)",
+        );
         check_body(
             "local ok, fault = pcall(kumo.digest.sha256, {}) return not ok and tostring(fault):find 'bad argument #1' ~= nil",
         );

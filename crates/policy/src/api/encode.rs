@@ -2,11 +2,11 @@
 
 use data_encoding::{
     BASE32, BASE32_NOPAD, BASE32HEX, BASE32HEX_NOPAD, BASE64, BASE64_NOPAD, BASE64URL,
-    BASE64URL_NOPAD, Encoding, HEXLOWER, HEXLOWER_PERMISSIVE,
+    BASE64URL_NOPAD, DecodeError, Encoding, HEXLOWER, HEXLOWER_PERMISSIVE,
 };
 use mlua::{Lua, Table, Value};
 
-use super::{Host, bad_argument, submodule};
+use super::{Host, bytes, submodule};
 
 /// The alphabets of RFC 4648.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +25,9 @@ pub(super) enum Padding {
 }
 
 /// What `kumo.digest` offers as well.
-pub(super) const ALPHABETS: [(&str, Alphabet); 3] = [
+pub(super) const ALPHABETS: [(&str, Alphabet); 4] = [
     ("base32", Alphabet::Base32),
+    ("base32hex", Alphabet::Base32Hex),
     ("base64", Alphabet::Base64),
     ("base64url", Alphabet::Base64Url),
 ];
@@ -54,25 +55,32 @@ fn encoding(alphabet: Alphabet, padding: Padding) -> Encoding {
 
 pub(super) fn install(lua: &Lua, host: &Host<'_>, kumo: &Table) -> mlua::Result<()> {
     let module = submodule(lua, host, kumo, "kumo.encode")?;
-    pair(lua, &module, "hex", HEXLOWER, HEXLOWER_PERMISSIVE)?;
-    for (name, alphabet) in [
-        ("base32", Alphabet::Base32),
-        ("base32hex", Alphabet::Base32Hex),
-        ("base64", Alphabet::Base64),
-        ("base64url", Alphabet::Base64Url),
-    ] {
+    pair(lua, &module, "hex", HEXLOWER, |text| {
+        HEXLOWER_PERMISSIVE.decode(text)
+    })?;
+    for (name, alphabet) in ALPHABETS {
         for (suffix, padding) in [("", Padding::With), ("_nopad", Padding::Without)] {
-            let encoding = encoding(alphabet, padding);
+            let name = format!("{name}{suffix}");
             pair(
                 lua,
                 &module,
-                &format!("{name}{suffix}"),
-                encoding.clone(),
-                encoding,
+                &name,
+                encoding(alphabet, padding),
+                move |text| decode(alphabet, padding, text),
             )?;
         }
     }
     Ok(())
+}
+
+/// A padded text may come without any of its padding, as many programs write it; one with a part of it was cut off.
+fn decode(alphabet: Alphabet, padding: Padding, text: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    let padding = if text.contains(&b'=') {
+        padding
+    } else {
+        Padding::Without
+    };
+    encoding(alphabet, padding).decode(text)
 }
 
 fn pair(
@@ -80,24 +88,18 @@ fn pair(
     module: &Table,
     name: &str,
     writing: Encoding,
-    reading: Encoding,
+    read: impl Fn(&[u8]) -> Result<Vec<u8>, DecodeError> + 'static,
 ) -> mlua::Result<()> {
     let called = format!("kumo.encode.{name}_encode");
-    let encode = lua.create_function(move |_, data: Value| {
-        let data = data
-            .as_string()
-            .ok_or_else(|| bad_argument(1, &called, "string", &data))?;
-        Ok(writing.encode(&data.as_bytes()))
+    let encode = lua.create_function(move |lua, data: Value| {
+        Ok(writing.encode(&bytes(lua, &data, 1, &called)?.as_bytes()))
     })?;
     let called = format!("kumo.encode.{name}_decode");
     let decode = lua.create_function(move |lua, text: Value| {
-        let text = text
-            .as_string()
-            .ok_or_else(|| bad_argument(1, &called, "string", &text))?;
-        let bytes = reading
-            .decode(&text.as_bytes())
+        let text = bytes(lua, &text, 1, &called)?;
+        let decoded = read(&text.as_bytes())
             .map_err(|fault| mlua::Error::runtime(format!("{called}: {fault}")))?;
-        lua.create_string(bytes)
+        lua.create_string(decoded)
     })?;
     module.set(format!("{name}_encode"), encode)?;
     module.set(format!("{name}_decode"), decode)
@@ -127,13 +129,37 @@ mod tests {
             ));
         }
         check_body("return kumo.encode.hex_decode 'AbCd' == '\\xab\\xcd'");
+        check_body("return kumo.encode.hex_encode(12) == '3132'");
+    }
+
+    #[test]
+    fn padding_may_be_left_out() {
+        for (name, plain, bare) in [
+            ("base32", "foob", "MZXW6YQ"),
+            ("base32hex", "foob", "CPNMUOG"),
+            ("base64", "foob", "Zm9vYg"),
+            ("base64", "foo", "Zm9v"),
+            ("base64url", "\\xfb\\xff", "-_8"),
+        ] {
+            check_body(&format!(
+                "return kumo.encode.{name}_decode('{bare}') == '{plain}'"
+            ));
+        }
     }
 
     #[test]
     fn what_is_no_such_text_raises() {
         for call in [
-            "base64_decode 'Zg'",
+            // Padded by half, more than once, in the middle, with bits that say nothing, with white space.
+            "base64_decode 'Zg='",
+            "base64_decode 'Zg==='",
+            "base64_decode 'Z=g='",
+            "base64_decode 'Zh'",
+            "base64_decode 'Zh=='",
+            "base64_decode 'Z'",
+            "base64_decode 'Zg\\n'",
             "base64_decode '!'",
+            "base32_decode 'MZXW6YQ=='",
             "base64_nopad_decode 'Zg=='",
             "hex_decode 'abc'",
             "base32_decode '1'",

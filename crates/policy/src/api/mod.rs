@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mlua::{Lua, Table, Value};
+use mlua::{Lua, LuaString, Table, Value};
 
 use crate::PolicyCounters;
 use crate::hook::Turn;
@@ -170,6 +170,16 @@ fn text(value: &Value, position: usize, function: &str) -> mlua::Result<mlua::Bo
             "bad argument #{position} to '{function}' (not valid UTF-8)"
         ))
     })
+}
+
+/// Any bytes, or a number as Lua writes it where it wants a text.
+fn bytes(lua: &Lua, value: &Value, position: usize, function: &str) -> mlua::Result<LuaString> {
+    let text = if value.is_string() || value.is_integer() || value.is_number() {
+        lua.coerce_string(value.clone())?
+    } else {
+        None
+    };
+    text.ok_or_else(|| bad_argument(position, function, "string", value))
 }
 
 /// A number, whole or not.
