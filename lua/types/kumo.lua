@@ -186,6 +186,7 @@ function response:text() end
 ---@return string
 function response:bytes() end
 
+---Equal options give the same client and share its connections.
 ---@param options? kumo.http.ClientOptions
 ---@return kumo.http.Client
 function kumo.http.build_client(options) end

@@ -10,6 +10,7 @@ use gatepost_auth::{Credentials, Judgement};
 use mlua::chunk::ChunkMode;
 use mlua::{Function, Lua, LuaOptions, StdLib, Value};
 
+use crate::api::http::Clients;
 use crate::api::{self, Common, Host};
 use crate::hook::{self, Turn};
 use crate::redact::redact;
@@ -196,10 +197,12 @@ impl Vm {
         };
         hook::install(&vm.lua, &vm.turn)?;
         let folder = settings.file.parent().unwrap_or(Path::new(""));
+        let clients = Clients::new(&vm.lua, &common.roots, settings.memory_limit);
         let host = Host {
             registry: &vm.registry,
             turn: &vm.turn,
             common,
+            clients: &clients,
             folder,
         };
         api::install(&vm.lua, &host)?;

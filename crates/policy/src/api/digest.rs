@@ -55,13 +55,13 @@ fn crc32(lua: &Lua) -> mlua::Result<Function> {
 
 /// The key may have to be fetched, so these wait.
 fn keyed<M: Mac + KeyInit + 'static>(lua: &Lua, host: &Host<'_>) -> mlua::Result<Function> {
-    let folder = host.folder.to_owned();
+    let (folder, clients) = (host.folder.to_owned(), host.clients.clone());
     lua.create_async_function(move |lua, (key, message): (Value, Value)| {
-        let folder = folder.clone();
+        let (folder, clients) = (folder.clone(), clients.clone());
         async move {
             let message = bytes(&lua, &message, 2, NAME)?;
             let key = KeySource::read(&key, "kumo.digest.hmac")?
-                .load(&folder)
+                .load(&folder, &clients)
                 .await?;
             let unfit = |_| mlua::Error::runtime("kumo.digest: the key cannot be used");
             let mut mac = <M as KeyInit>::new_from_slice(&key).map_err(unfit)?;

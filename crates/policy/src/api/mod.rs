@@ -11,7 +11,7 @@ mod fs;
 mod gatepost;
 pub(crate) mod hashes;
 mod htpasswd;
-mod http;
+pub(crate) mod http;
 mod json;
 mod kumo;
 mod memoize;
@@ -47,6 +47,7 @@ pub(crate) struct Common {
     pub(crate) memos: memoize::Memos,
     pub(crate) throttles: throttle::Throttles,
     pub(crate) databases: sqlite::DatabasePool,
+    pub(crate) roots: http::Roots,
     pub(crate) sources: Sources,
 }
 
@@ -55,6 +56,7 @@ pub(crate) struct Host<'a> {
     pub(crate) registry: &'a Registry,
     pub(crate) turn: &'a Turn,
     pub(crate) common: &'a Common,
+    pub(crate) clients: &'a http::Clients,
     /// The policy's folder.
     pub(crate) folder: &'a Path,
 }

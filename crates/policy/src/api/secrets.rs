@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mlua::{Lua, Table, Value};
 
-use super::http::direct_client;
+use super::http::Clients;
 use super::{Host, bad_argument, only_options, read_regular, resolve, submodule, text};
 
 /// Keys are short. In bytes.
@@ -15,14 +15,14 @@ const VAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn install(lua: &Lua, host: &Host<'_>, kumo: &Table) -> mlua::Result<()> {
     let module = submodule(lua, host, kumo, "kumo.secrets")?;
-    let folder = host.folder.to_owned();
+    let (folder, clients) = (host.folder.to_owned(), host.clients.clone());
     module.set(
         "load",
         lua.create_async_function(move |lua, source: Value| {
-            let folder = folder.clone();
+            let (folder, clients) = (folder.clone(), clients.clone());
             async move {
                 let key = KeySource::read(&source, "kumo.secrets.load")?
-                    .load(&folder)
+                    .load(&folder, &clients)
                     .await?;
                 lua.create_string(key)
             }
@@ -81,11 +81,11 @@ impl KeySource {
     }
 
     /// The key as it is kept: a file's last line end belongs to it, as for `KumoMTA`.
-    pub(super) async fn load(self, folder: &Path) -> mlua::Result<Vec<u8>> {
+    pub(super) async fn load(self, folder: &Path, clients: &Clients) -> mlua::Result<Vec<u8>> {
         match self {
             Self::Data(data) => Ok(data),
             Self::File(path) => read_key(resolve(folder, &path)).await,
-            Self::Vault(vault) => vault.load().await,
+            Self::Vault(vault) => vault.load(clients).await,
         }
     }
 }
@@ -99,7 +99,7 @@ async fn read_key(path: PathBuf) -> mlua::Result<Vec<u8>> {
 }
 
 impl Vault {
-    async fn load(&self) -> mlua::Result<Vec<u8>> {
+    async fn load(&self, clients: &Clients) -> mlua::Result<Vec<u8>> {
         let fault = |what: String| {
             mlua::Error::runtime(format!("vault {}/{}: {what}", self.mount, self.path))
         };
@@ -115,7 +115,7 @@ impl Vault {
         if !mount.split('/').chain(path.split('/')).all(is_plain) {
             return Err(fault("the path is not plain".to_owned()));
         }
-        let client = direct_client().map_err(|it| fault(it.to_string()))?;
+        let client = clients.direct().map_err(|it| fault(it.to_string()))?;
         let asking = client
             .get(format!("{address}/v1/{mount}/data/{path}"))
             .header("X-Vault-Token", &self.token)
@@ -129,7 +129,7 @@ impl Vault {
         if !status.is_success() {
             return Err(fault(format!("the vault answered {status}")));
         }
-        let body = super::http::bounded_body(response)
+        let body = super::http::bounded_body(response, &mut clients.hold())
             .await
             .map_err(|it| fault(it.to_string()))?;
         let answer: serde_json::Value = serde_json::from_slice(&body)
