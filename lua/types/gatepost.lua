@@ -33,7 +33,7 @@ local htpasswd = {}
 ---@return boolean
 function htpasswd:verify(user, password) end
 
----A file as Apache's htpasswd makes it; read again when it changes.
+---A file as Apache's htpasswd makes it; read again when it changes. Cheap: what was read is shared.
 ---@param path string relative to the policy's folder
 ---@return gatepost.Htpasswd
 function gatepost.htpasswd(path) end

@@ -48,6 +48,7 @@ pub(crate) struct Common {
     pub(crate) throttles: throttle::Throttles,
     pub(crate) databases: sqlite::DatabasePool,
     pub(crate) roots: http::Roots,
+    pub(crate) user_files: htpasswd::UserFiles,
     pub(crate) sources: Sources,
 }
 
