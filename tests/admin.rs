@@ -61,6 +61,8 @@ fn metrics_count_what_happened() {
         ),
         ("gatepost_upstream_seconds_count".to_owned(), 2.0),
         ("gatepost_policy_workers_abandoned_total".to_owned(), 0.0),
+        ("gatepost_policy_calls_in_flight".to_owned(), 0.0),
+        ("gatepost_policy_hashes_waiting".to_owned(), 0.0),
     ] {
         crate::harness::wait_for(&format!("{series} to be {value}"), || {
             gate.metric(&series) == value

@@ -83,6 +83,10 @@ pub struct PolicyStats {
     pub workers: usize,
     /// Calls that wait for a worker.
     pub queued: usize,
+    /// Calls that workers have begun and not ended, those of stuck workers too.
+    pub in_flight: usize,
+    /// Password hashes that wait for a core, in calls that are in flight.
+    pub hashes_waiting: usize,
 }
 
 /// Why a policy cannot be used. One line, with file and line of the fault where there is one.

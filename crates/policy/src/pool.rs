@@ -119,6 +119,8 @@ impl Pool {
         PolicyStats {
             workers: self.shared.workers().len(),
             queued: self.calls.len(),
+            in_flight: self.shared.common.in_flight.value(),
+            hashes_waiting: self.shared.common.hashes.waiting(),
         }
     }
 }

@@ -8,6 +8,7 @@ use gatepost_auth::{Credentials, Judgement, Secret};
 use super::*;
 
 mod attacks;
+mod host;
 
 /// A policy in a folder of its own.
 pub(crate) struct Loaded {

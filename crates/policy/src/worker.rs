@@ -141,6 +141,7 @@ impl Worker<'_> {
             }
             let vm = self.vm.borrow().clone();
             let (watch, worn) = (self.watch.clone(), worn.clone());
+            let counted = self.common.in_flight.one();
             tokio::task::spawn_local(async move {
                 // Left in place by a panic in the call, which is not trusted to have left the state whole.
                 let suspect = Suspect {
@@ -157,7 +158,7 @@ impl Worker<'_> {
                 if !failed || !vm.is_worn() {
                     suspect.clear();
                 }
-                drop(place);
+                drop((counted, place));
             });
         }
     }

@@ -178,6 +178,8 @@ impl Metrics {
 struct PolicyMetrics {
     workers: IntGauge,
     queue: IntGauge,
+    in_flight: IntGauge,
+    hashes_waiting: IntGauge,
     cache_hits: IntCounter,
     cache_misses: IntCounter,
     cache_evictions: IntCounter,
@@ -195,6 +197,14 @@ impl PolicyMetrics {
             queue: gauge(
                 "gatepost_policy_queue",
                 "Calls that wait for a policy worker",
+            )?,
+            in_flight: gauge(
+                "gatepost_policy_calls_in_flight",
+                "Calls that policy workers have begun and not ended",
+            )?,
+            hashes_waiting: gauge(
+                "gatepost_policy_hashes_waiting",
+                "Password hashes that wait for a core",
             )?,
             cache_hits: counter(
                 "gatepost_decision_cache_hits_total",
@@ -224,6 +234,8 @@ impl PolicyMetrics {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.workers.set(gauge(now.workers));
         self.queue.set(gauge(now.queued));
+        self.in_flight.set(gauge(now.in_flight));
+        self.hashes_waiting.set(gauge(now.hashes_waiting));
         for (counter, count) in [
             (&self.cache_hits, &self.source.cache_hits),
             (&self.cache_misses, &self.source.cache_misses),

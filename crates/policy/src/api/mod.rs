@@ -35,6 +35,7 @@ use std::time::Duration;
 use mlua::{Lua, LuaString, Table, Value};
 
 use crate::PolicyCounters;
+use crate::counters::Gauge;
 use crate::hook::Turn;
 use crate::sources::Sources;
 use crate::vm::Registry;
@@ -43,6 +44,8 @@ use crate::vm::Registry;
 #[derive(Clone, Default)]
 pub(crate) struct Common {
     pub(crate) counters: Arc<PolicyCounters>,
+    /// Calls that workers have begun and not ended.
+    pub(crate) in_flight: Gauge,
     pub(crate) hashes: password::HashPool,
     pub(crate) memos: memoize::Memos,
     pub(crate) throttles: throttle::Throttles,

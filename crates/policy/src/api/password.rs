@@ -9,6 +9,8 @@ use std::thread;
 
 use tokio::sync::Semaphore;
 
+use crate::counters::Gauge;
+
 use super::hashes::{HashAlgorithm, HashFault, hash_password, verify};
 
 /// What the password of a user is compared with who does not exist. Nothing depends on whether a password belongs to it,
@@ -20,6 +22,7 @@ const DECOY: &str = "$argon2id$v=19$m=7168,t=5,p=1$z2fv+874hb6tLT+0UIC1XA$bG8TPR
 #[derive(Debug, Clone)]
 pub(crate) struct HashPool {
     places: Arc<Semaphore>,
+    waiting: Gauge,
 }
 
 impl Default for HashPool {
@@ -27,11 +30,17 @@ impl Default for HashPool {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
             places: Arc::new(Semaphore::new(cores)),
+            waiting: Gauge::default(),
         }
     }
 }
 
 impl HashPool {
+    /// How many hashes wait for a place.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.value()
+    }
+
     /// Whether the password belongs to the stored hash. Without a stored hash the answer is no, after
     /// as much work as for a wrong password, so that time does not tell which users exist.
     pub(crate) async fn verify(
@@ -59,12 +68,14 @@ impl HashPool {
         &self,
         work: impl FnOnce() -> Result<T, HashFault> + Send + 'static,
     ) -> Result<T, HashFault> {
+        let waiting = self.waiting.one();
         let place = self
             .places
             .clone()
             .acquire_owned()
             .await
             .map_err(|_| HashFault::Ended)?;
+        drop(waiting);
         tokio::task::spawn_blocking(move || {
             let done = work();
             // Held until the work is done, also where the call that asked for it is gone by then.
