@@ -30,6 +30,7 @@ pub use crate::traps::{Trap, lets_missing_password_in, paths_made_from_user};
 
 use crate::cache::DecisionCache;
 use crate::pool::Pool;
+use crate::vm::LoadTime;
 
 /// How a policy is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,8 +132,16 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// [`LoadError`]; nothing is left running then.
+    /// [`LoadError`]; nothing is left running then, but for a thread that the file does not let go of.
     pub fn load(
+        settings: PolicySettings,
+        counters: &Arc<PolicyCounters>,
+    ) -> Result<Self, LoadError> {
+        Self::load_within(LoadTime::default(), settings, counters)
+    }
+
+    fn load_within(
+        load_time: LoadTime,
         settings: PolicySettings,
         counters: &Arc<PolicyCounters>,
     ) -> Result<Self, LoadError> {
@@ -140,7 +149,7 @@ impl Policy {
         getrandom::fill(&mut key).map_err(|_| LoadError::Random)?;
         let (ttl, capacity) = (settings.cache_ttl, settings.cache_capacity);
         let cache = DecisionCache::new(ttl, capacity, &key, counters.clone());
-        let (pool, report) = Pool::start(settings, counters.clone())?;
+        let (pool, report) = Pool::start(settings, counters.clone(), load_time)?;
         Ok(Self {
             pool,
             cache,

@@ -12,6 +12,7 @@ use gatepost_auth::{Credentials, Judgement};
 use tokio::sync::oneshot;
 
 use crate::api::Common;
+use crate::vm::LoadTime;
 use crate::worker::{Call, Watch, run};
 use crate::{LoadError, LoadReport, PolicyCounters, PolicySettings, PolicyStats};
 
@@ -48,15 +49,18 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// Starts the workers; all of them have loaded the policy when this returns.
+    /// Starts the workers; all of them have loaded the policy when this returns. A file that does not let go of its
+    /// thread costs that thread, and is an error like one that takes too long.
     pub(crate) fn start(
         settings: PolicySettings,
         counters: Arc<PolicyCounters>,
+        load_time: LoadTime,
     ) -> Result<(Self, LoadReport), LoadError> {
         let (calls, queue) = async_channel::bounded(settings.queue.max(1));
         let shared = Arc::new(Shared {
             common: Common {
                 counters,
+                load_time,
                 ..Common::default()
             },
             queue,
@@ -68,13 +72,26 @@ impl Pool {
         let mut report = None;
         for _ in 0..shared.settings.workers.max(1) {
             let (tell, told) = sync_channel(1);
-            shared.spawn_worker(move |loaded| {
-                // Whoever starts the policy waits for this.
+            let worker = shared.spawn_worker(move |loaded| {
+                // Whoever starts the policy waits for this, if it does not take too long.
                 let _ = tell.send(loaded);
             })?;
-            let loaded = told.recv();
-            let gone = || LoadError::Thread(std::io::Error::other("it ended while loading"));
-            report = Some(loaded.map_err(|_| gone())??);
+            let LoadTime(limit) = load_time;
+            let loaded = told
+                .recv_timeout(limit + GRACE)
+                .map_err(|fault| match fault {
+                    RecvTimeoutError::Timeout => {
+                        shared.give_up(&worker);
+                        LoadError::TooSlow {
+                            file: shared.settings.file.clone(),
+                            limit,
+                        }
+                    }
+                    RecvTimeoutError::Disconnected => {
+                        LoadError::Thread(std::io::Error::other("it ended while loading"))
+                    }
+                });
+            report = Some(loaded??);
         }
         let (overdue, woken) = sync_channel(1);
         let supervised = shared.clone();
@@ -141,7 +158,7 @@ impl Shared {
     fn spawn_worker(
         self: &Arc<Self>,
         loaded: impl FnOnce(Result<LoadReport, LoadError>) + Send + 'static,
-    ) -> Result<(), std::io::Error> {
+    ) -> Result<Arc<Watch>, std::io::Error> {
         let watch = Arc::new(Watch::new());
         let leave = Leave {
             shared: self.clone(),
@@ -149,15 +166,15 @@ impl Shared {
         };
         // In the list before it runs, so that one which ends at once is taken out again.
         self.workers().push(watch.clone());
-        let shared = self.clone();
+        let (shared, own) = (self.clone(), watch.clone());
         thread::Builder::new()
             .name("policy".to_owned())
             .spawn(move || {
                 let common = &shared.common;
-                run(&shared.settings, common, &shared.queue, &watch, loaded);
+                run(&shared.settings, common, &shared.queue, &own, loaded);
                 drop(leave);
             })?;
-        Ok(())
+        Ok(watch)
     }
 
     /// Looks after the workers: every second, and closely from when a call is overdue until none is. A
@@ -200,14 +217,18 @@ impl Shared {
 
     /// Gives up workers that Lua does not let go of. True while one may still turn out to be one.
     fn give_up_stuck_workers(self: &Arc<Self>) -> bool {
-        let allowed = self.settings.callback_timeout + GRACE;
-        let allowed = u64::try_from(allowed.as_millis()).unwrap_or(u64::MAX);
+        let allowed = |time: Duration| {
+            let allowed = (time + GRACE).as_millis();
+            u64::try_from(allowed).unwrap_or(u64::MAX)
+        };
+        let call = allowed(self.settings.callback_timeout);
+        let load = allowed(self.common.load_time.0);
         let workers = self.workers().clone();
         let mut suspects = false;
         for worker in workers {
-            let busy = worker.busy_ms();
+            let (busy, loading) = (worker.busy_ms(), worker.loading_ms());
             suspects |= busy > 0;
-            if busy <= allowed {
+            if busy <= call && loading <= load {
                 continue;
             }
             let most = 2 * self.settings.workers;
@@ -219,13 +240,22 @@ impl Shared {
                 // They may come back; asking closely would only fill the log.
                 return false;
             }
-            tracing::error!(busy_ms = busy, "a policy worker is stuck and is replaced");
-            worker.retire();
-            self.stuck.fetch_add(1, Ordering::Relaxed);
-            self.common.counters.abandoned_workers.add(1);
-            self.workers().retain(|other| !Arc::ptr_eq(other, &worker));
+            tracing::error!(
+                busy_ms = busy,
+                loading_ms = loading,
+                "a policy worker is stuck and is replaced"
+            );
+            self.give_up(&worker);
         }
         suspects
+    }
+
+    /// Lets a worker that does not come back go its way. It ends if it ever does.
+    fn give_up(&self, worker: &Arc<Watch>) {
+        worker.retire();
+        self.stuck.fetch_add(1, Ordering::Relaxed);
+        self.common.counters.abandoned_workers.add(1);
+        self.workers().retain(|other| !Arc::ptr_eq(other, worker));
     }
 }
 

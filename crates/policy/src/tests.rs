@@ -22,6 +22,7 @@ struct Options {
     queue: usize,
     timeout: Duration,
     memory: usize,
+    load_time: LoadTime,
 }
 
 const USUAL: Options = Options {
@@ -29,9 +30,19 @@ const USUAL: Options = Options {
     queue: 64,
     timeout: Duration::from_secs(5),
     memory: 16 << 20,
+    load_time: LoadTime(Duration::from_secs(30)),
 };
 
 fn try_load(lua: &str, options: &Options) -> Result<Loaded, LoadError> {
+    let counters = Arc::default();
+    try_load_counted(lua, options, &counters)
+}
+
+fn try_load_counted(
+    lua: &str,
+    options: &Options,
+    counters: &Arc<PolicyCounters>,
+) -> Result<Loaded, LoadError> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("p.lua");
     std::fs::write(&file, lua).unwrap();
@@ -47,11 +58,10 @@ fn try_load(lua: &str, options: &Options) -> Result<Loaded, LoadError> {
         cache_ttl: Duration::ZERO,
         cache_capacity: 1,
     };
-    let counters = Arc::<PolicyCounters>::default();
-    let policy = Policy::load(settings, &counters)?;
+    let policy = Policy::load_within(options.load_time, settings, counters)?;
     Ok(Loaded {
         policy,
-        counters,
+        counters: counters.clone(),
         folder,
     })
 }

@@ -17,7 +17,14 @@ use crate::redact::redact;
 use crate::{LoadError, LoadReport, PolicySettings, convert};
 
 /// How long a policy file may take to run. It may fetch things; it may not hang.
-const LOAD_TIME: Duration = Duration::from_secs(30);
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LoadTime(pub(crate) Duration);
+
+impl Default for LoadTime {
+    fn default() -> Self {
+        Self(Duration::from_secs(30))
+    }
+}
 
 pub(crate) const BASIC: &str = "http_server_validate_auth_basic";
 pub(crate) const BEARER: &str = "http_server_validate_auth_bearer";
@@ -138,12 +145,13 @@ impl Vm {
             })?;
         let vm =
             Self::bare(settings, common).map_err(|fault| LoadError::Lua(first_line(&fault)))?;
-        let deadline = Instant::now() + LOAD_TIME;
+        let limit = common.load_time.0;
+        let deadline = Instant::now() + limit;
         let ran = vm.run_file(file, &source, deadline).await;
         if Instant::now() >= deadline {
             return Err(LoadError::TooSlow {
                 file: file.clone(),
-                limit: LOAD_TIME,
+                limit,
             });
         }
         ran.map_err(|fault| LoadError::Lua(first_line(&fault)))?;
@@ -161,12 +169,13 @@ impl Vm {
             file: file.to_owned(),
             source,
         })?;
-        let deadline = Instant::now() + LOAD_TIME;
+        let LoadTime(limit) = LoadTime::default();
+        let deadline = Instant::now() + limit;
         let ran = self.run_file(file, &source, deadline).await;
         if Instant::now() >= deadline {
             return Err(LoadError::TooSlow {
                 file: file.to_owned(),
-                limit: LOAD_TIME,
+                limit,
             });
         }
         ran.map_err(|fault| LoadError::Lua(first_line(&fault)))

@@ -32,6 +32,8 @@ pub(crate) struct Watch {
     /// When the stretch of Lua began that is running now: milliseconds since the epoch, plus one; 0
     /// while none is.
     since: AtomicU64,
+    /// The same of the policy's file, which is run anew where a call has spoilt its state.
+    loading_since: AtomicU64,
     /// Set when the worker is given up. It ends as soon as it comes back.
     retired: AtomicBool,
 }
@@ -41,6 +43,7 @@ impl Watch {
         Self {
             epoch: Instant::now(),
             since: AtomicU64::new(0),
+            loading_since: AtomicU64::new(0),
             retired: AtomicBool::new(false),
         }
     }
@@ -51,17 +54,33 @@ impl Watch {
             .saturating_add(1)
     }
 
+    fn note(&self, since: &AtomicU64, running: bool) {
+        since.store(if running { self.now() } else { 0 }, Ordering::Relaxed);
+    }
+
     fn running(&self, running: bool) {
-        self.since
-            .store(if running { self.now() } else { 0 }, Ordering::Relaxed);
+        self.note(&self.since, running);
+    }
+
+    fn loading(&self, loading: bool) {
+        self.note(&self.loading_since, loading);
+    }
+
+    fn ms(&self, since: &AtomicU64) -> u64 {
+        match since.load(Ordering::Relaxed) {
+            0 => 0,
+            since => self.now().saturating_sub(since),
+        }
     }
 
     /// For how many milliseconds Lua has not let go of the thread.
     pub(crate) fn busy_ms(&self) -> u64 {
-        match self.since.load(Ordering::Relaxed) {
-            0 => 0,
-            since => self.now().saturating_sub(since),
-        }
+        self.ms(&self.since)
+    }
+
+    /// For how many milliseconds the policy's file has been loading.
+    pub(crate) fn loading_ms(&self) -> u64 {
+        self.ms(&self.loading_since)
     }
 
     pub(crate) fn retire(&self) {
@@ -91,7 +110,10 @@ pub(crate) fn run(
     };
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async {
-        let vm = match Vm::load(settings, common).await {
+        watch.loading(true);
+        let made = Vm::load(settings, common).await;
+        watch.loading(false);
+        let vm = match made {
             Ok((vm, report)) => {
                 loaded(Ok(report));
                 vm
@@ -171,7 +193,10 @@ impl Worker<'_> {
         if !Rc::ptr_eq(&spoilt, &*self.vm.borrow()) {
             return;
         }
-        match Vm::load(self.settings, self.common).await {
+        self.watch.loading(true);
+        let made = Vm::load(self.settings, self.common).await;
+        self.watch.loading(false);
+        match made {
             Ok((fresh, _)) => {
                 self.common.counters.replaced_states.add(1);
                 tracing::warn!("a policy worker was given a fresh Lua state");

@@ -220,7 +220,7 @@ impl PolicyMetrics {
             )?,
             workers_abandoned: counter(
                 "gatepost_policy_workers_abandoned_total",
-                "Policy workers given up inside a call that could not be interrupted",
+                "Policy workers given up since Lua did not let go of them and could not be interrupted",
             )?,
             states_replaced: counter(
                 "gatepost_policy_states_replaced_total",

@@ -38,11 +38,12 @@ use crate::PolicyCounters;
 use crate::counters::Gauge;
 use crate::hook::Turn;
 use crate::sources::Sources;
-use crate::vm::Registry;
+use crate::vm::{LoadTime, Registry};
 
 /// What all workers of a policy share. Clones are the same thing.
 #[derive(Clone, Default)]
 pub(crate) struct Common {
+    pub(crate) load_time: LoadTime,
     pub(crate) counters: Arc<PolicyCounters>,
     /// Calls that workers have begun and not ended.
     pub(crate) in_flight: Gauge,

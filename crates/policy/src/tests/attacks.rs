@@ -14,7 +14,7 @@ const STUCK: &str = "string.find(('a'):rep(400), '.-.-.-.-.-b$')";
 /// Runs out of memory and keeps it.
 const HOARD: &str = "string.hoard = string.hoard or {} local hoard = string.hoard while true do hoard[#hoard + 1] = ('x'):rep(100000) .. #hoard end";
 
-fn recovers(loaded: &Loaded, name: &str) {
+pub(super) fn recovers(loaded: &Loaded, name: &str) {
     let limit = Instant::now() + Duration::from_secs(10);
     while identity(&loaded.judge("good")).is_none() {
         assert!(
