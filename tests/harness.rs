@@ -106,11 +106,15 @@ impl Setup {
         self
     }
 
-    /// The YAML as it is written; `policy` keys can be given by [`Setup::with`] as `policy_extra`.
+    /// The YAML as it is written. Lines of [`Setup::with`] that begin with `listener.`, `upstream.` or `policy.`
+    /// go into those sections.
     fn yaml(&self) -> String {
         let (mut policy, mut upstream, mut rest) = (String::new(), String::new(), String::new());
+        let mut listener = String::new();
         for line in self.extra.lines() {
-            if let Some(line) = line.strip_prefix("policy.") {
+            if let Some(line) = line.strip_prefix("listener.") {
+                let _ = writeln!(listener, "    {line}");
+            } else if let Some(line) = line.strip_prefix("policy.") {
                 let _ = writeln!(policy, "  {line}");
             } else if let Some(line) = line.strip_prefix("upstream.") {
                 let _ = writeln!(upstream, "  {line}");
@@ -124,7 +128,7 @@ impl Setup {
             "trusted_hosts: [127.0.0.1]\n"
         };
         format!(
-            "listeners:\n  - listen: 127.0.0.1:0\nupstream:\n  address: {}\n{upstream}{trusted}policy:\n  file: policy.lua\n{policy}routes:{}admin:\n  listen: 127.0.0.1:0\n{rest}",
+            "listeners:\n  - listen: 127.0.0.1:0\n{listener}upstream:\n  address: {}\n{upstream}{trusted}policy:\n  file: policy.lua\n{policy}routes:{}admin:\n  listen: 127.0.0.1:0\n{rest}",
             self.upstream, self.routes
         )
     }
@@ -493,7 +497,8 @@ impl Connection {
         }
     }
 
-    fn exactly(&mut self, length: usize) -> Vec<u8> {
+    /// The next bytes, as they came.
+    pub(crate) fn exactly(&mut self, length: usize) -> Vec<u8> {
         while self.received.len() < length {
             assert!(self.read_more(), "answer broke off");
         }

@@ -5,19 +5,24 @@
 
 mod harness;
 
+mod access;
 mod admin;
+mod audit;
 mod author;
 mod body;
+mod client_address;
 mod credentials;
 mod decision_cache;
 mod demo;
 mod examples;
 mod forged_identity;
 mod forwarding;
+mod identity_forms;
 mod lifecycle;
 mod policy;
 mod reload;
 mod routes;
 mod smuggling;
 mod startup;
+mod throttle;
 mod tidy;

@@ -101,9 +101,16 @@ fn check_segments(path: &str) -> Result<(), PathFault> {
             return Err(PathFault::EmptySegment);
         }
         // `..;x` is `..` to servers with path parameters, `name.` is `name` to some file systems.
-        let name = segment.split_once(';').map_or(segment, |(name, _)| name);
-        if name.ends_with('.') {
+        let (name, parameters) = match segment.split_once(';') {
+            Some((name, parameters)) => (name, Some(parameters)),
+            None => (segment, None),
+        };
+        if name.ends_with('.') || segment.ends_with('.') {
             return Err(PathFault::Dots);
+        }
+        // `/a/;x` is `/a/` to them.
+        if name.is_empty() && parameters.is_some() {
+            return Err(PathFault::EmptySegment);
         }
     }
     Ok(())
@@ -176,6 +183,9 @@ mod tests {
             ("/api/..", PathFault::Dots),
             ("/api/inject.", PathFault::Dots),
             ("/api/..;x/inject", PathFault::Dots),
+            ("/api/inject;.", PathFault::Dots),
+            ("/api/;x", PathFault::EmptySegment),
+            ("/api/;/inject", PathFault::EmptySegment),
             ("/api/%2e%2e/inject", PathFault::NeedlessEscape),
             ("/api%2Finject", PathFault::NeedlessEscape),
             ("/api%5cinject", PathFault::NeedlessEscape),

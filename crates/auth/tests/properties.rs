@@ -1,8 +1,14 @@
 //! What holds for every input, not only for those that somebody thought of.
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use gatepost_auth::address::{Arrival, HopHeader, Origin, parse_network};
 use gatepost_auth::path::Target;
+use gatepost_auth::proxy_header::{LONGEST, ProxyHeader};
+use gatepost_auth::route::{Route, Routes};
 use gatepost_auth::wire::{HeadLimits, HeadScanner};
-use gatepost_auth::{AuthInfo, CredentialRules, Credentials};
+use gatepost_auth::{Allow, AuthInfo, CredentialRules, Credentials, Networks};
+use http::{HeaderMap, HeaderValue, Method};
 use proptest::prelude::*;
 
 /// Bytes that look a little like what they should be, since pure noise is refused at the first byte.
@@ -104,4 +110,154 @@ proptest! {
             prop_assert!(AuthInfo::basic(&user).is_ok());
         }
     }
+
+    /// The attack: a path that no route names is written in another way, so that a route names it here while the
+    /// upstream reads what was refused. Whatever passes is of the same route for an upstream that decodes,
+    /// collapses and resolves as much as any does.
+    #[test]
+    fn no_rewriting_of_a_refused_path_becomes_an_allowed_one(
+        target in bytes_like(&[
+            "/", "/api/inject/v1", "/api/", "admin", "/messages/", "7", "..", ".", "%2e", "%2E%2e", "%2f", "%5c", "\\", "//", ";", ";x=1",
+            "%00", "%61pi", "inject", "%3f", "?", "%23", "%252f", "v1", "%20", "*",
+        ])
+    ) {
+        let routes = Routes::new(
+            ["/api/inject/v1", "/messages/*"]
+                .map(|path| Route {
+                    path: path.parse().unwrap(),
+                    methods: vec![Method::POST],
+                    allow: vec![Allow::Authenticated],
+                })
+                .into(),
+        );
+        if let Ok(parsed) = Target::parse(&target)
+            && let Ok(route) = routes.find(&Method::POST, &parsed)
+        {
+            let read = lenient(parsed.path());
+            let again = match &**route.path.label() {
+                "/messages/*" => read.starts_with(b"/messages/") && read.len() > 10,
+                exact => read == exact.as_bytes(),
+            };
+            prop_assert!(again, "{} {}", parsed.path(), read.escape_ascii());
+        }
+    }
+
+    /// A PROXY header is where it is, and as long as it says, however it arrives.
+    #[test]
+    fn a_proxy_header_ends_where_it_says(
+        bytes in bytes_like(&[
+            "PROXY ", "TCP4 ", "TCP6 ", "UNKNOWN", "192.0.2.1 ", "::1 ", "1 2", "\r\n", "\r\n\r\n\0\r\nQUIT\n", "\x21\x11\0\x0c",
+            "\x20\0\0\0", "\x21\x21\0\x24", "\x7f\0\0\x01", " ",
+        ])
+    ) {
+        match ProxyHeader::parse(&bytes) {
+            Ok(Some(header)) => {
+                prop_assert!(header.length <= bytes.len() && header.length <= LONGEST);
+                prop_assert_eq!(ProxyHeader::parse(&bytes[..header.length]), Ok(Some(header)));
+                for end in 0..header.length {
+                    prop_assert_eq!(ProxyHeader::parse(&bytes[..end]), Ok(None));
+                }
+            }
+            Ok(None) => prop_assert!(bytes.len() <= LONGEST),
+            Err(fault) => {
+                // What is wrong stays wrong, whatever follows.
+                let more = [&bytes[..], b"PROXY UNKNOWN\r\n"].concat();
+                prop_assert_eq!(ProxyHeader::parse(&more), Err(fault));
+            }
+        }
+    }
+
+    /// The attack: whatever a client writes into the header before its proxy appends the client's address.
+    #[test]
+    fn what_a_client_says_of_itself_never_counts(
+        said in "[-a-z0-9.,:;=\"\\\\ \\[\\]_]{0,60}",
+        same_line: bool,
+        believed in proptest::sample::select(vec![HopHeader::XForwardedFor, HopHeader::Forwarded]),
+    ) {
+        let proxies: Networks = [parse_network("10.0.0.0/8").unwrap()].into_iter().collect();
+        let real = "203.0.113.9";
+        let (name, appended) = match believed {
+            HopHeader::XForwardedFor => ("x-forwarded-for", real.to_owned()),
+            HopHeader::Forwarded => ("forwarded", format!("for={real}")),
+        };
+        let lines = if same_line {
+            vec![format!("{said}, {appended}")]
+        } else {
+            vec![said, appended]
+        };
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(name, HeaderValue::from_str(&line).unwrap());
+        }
+        let arrival = |peer: [u8; 4]| Arrival::direct(IpAddr::from(peer));
+        if let Ok(origin) = Origin::find(arrival([10, 0, 0, 1]), &headers, believed, &proxies) {
+            prop_assert_eq!(origin.client, real.parse::<IpAddr>().unwrap());
+        }
+        let stranger = Origin::find(arrival([192, 0, 2, 1]), &headers, believed, &proxies).unwrap();
+        prop_assert_eq!(stranger.client, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
+    }
+}
+
+/// A path as an upstream may read it that does everything that some upstream does: decodes escapes, until
+/// there are none, ends at NUL, reads `\\` as `/`, drops path parameters and trailing dots, collapses slashes and
+/// resolves dot segments.
+fn lenient(path: &str) -> Vec<u8> {
+    let mut bytes = path.as_bytes().to_vec();
+    loop {
+        let decoded = decode(&bytes);
+        if decoded == bytes {
+            break;
+        }
+        bytes = decoded;
+    }
+    let end = bytes
+        .iter()
+        .position(|byte| matches!(byte, 0 | b'?' | b'#'));
+    bytes.truncate(end.unwrap_or(bytes.len()));
+    let trailing = matches!(bytes.last(), Some(b'/' | b'\\'));
+    let mut segments: Vec<&[u8]> = Vec::new();
+    for segment in bytes.split(|byte| matches!(byte, b'/' | b'\\')) {
+        let name = segment
+            .split(|byte| *byte == b';')
+            .next()
+            .unwrap_or_default();
+        match name.trim_ascii() {
+            b"" | b"." => {}
+            b".." => {
+                segments.pop();
+            }
+            name => {
+                let dots = name.iter().rev().take_while(|byte| **byte == b'.').count();
+                segments.push(&name[..name.len() - dots]);
+            }
+        }
+    }
+    let mut read = Vec::new();
+    for segment in segments {
+        read.push(b'/');
+        read.extend_from_slice(segment);
+    }
+    if trailing || read.is_empty() {
+        read.push(b'/');
+    }
+    read
+}
+
+fn decode(bytes: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::new();
+    let mut rest = bytes;
+    while let Some((byte, behind)) = rest.split_first() {
+        let escaped = behind
+            .get(..2)
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+            .filter(|_| *byte == b'%');
+        decoded.push(escaped.unwrap_or(*byte));
+        rest = if escaped.is_some() {
+            &behind[2..]
+        } else {
+            behind
+        };
+    }
+    decoded
 }

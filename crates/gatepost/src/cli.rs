@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -43,6 +44,49 @@ pub(crate) enum Command {
         config: PathBuf,
         /// The user name
         user: String,
+    },
+    /// Say which route and rule decide about a request, without sending one
+    Access {
+        /// The YAML file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Such as POST
+        method: String,
+        /// Such as /api/inject/v1
+        path: String,
+        /// A user whom the policy accepts; without one, no credentials are sent
+        #[arg(long)]
+        user: Option<String>,
+        /// A group that the policy names for the user; may be given several times
+        #[arg(long = "group", value_name = "GROUP")]
+        groups: Vec<String>,
+        /// The client's address
+        #[arg(long, value_name = "IP")]
+        from: IpAddr,
+    },
+    /// Check the signature of a request against the keys of the configuration
+    Verify {
+        /// The YAML file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The request's method
+        method: String,
+        /// The request's path, without the query
+        path: String,
+        /// The signature header's value
+        signature: String,
+        /// The identity; empty for none
+        #[arg(long, default_value = "")]
+        identity: String,
+        /// The client's address
+        #[arg(long, value_name = "IP")]
+        client: IpAddr,
+        /// The time to check at, in Unix seconds; now by default
+        #[arg(long, value_name = "SECONDS")]
+        at: Option<u64>,
+        /// How far its time may lie from that, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        tolerance: u64,
     },
     /// Hash a password for a policy; it is asked for, or read from standard input
     Hash {

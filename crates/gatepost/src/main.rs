@@ -1,5 +1,6 @@
-//! The command line: `gatepost run`, `check`, `auth`, `hash`, `test`, `demo`.
+//! The command line: `gatepost run`, `check`, `auth`, `access`, `verify`, `hash`, `test`, `demo`.
 
+mod access;
 mod auth;
 mod check;
 mod cli;
@@ -10,11 +11,14 @@ mod password;
 mod serve;
 mod settings;
 mod test;
+mod verify;
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
+use gatepost_auth::signature::Claim;
 
 use crate::cli::{Arguments, Command};
 
@@ -24,6 +28,42 @@ fn main() -> ExitCode {
         Command::Run { config } => serve::run(&config).map(|()| ExitCode::SUCCESS),
         Command::Check { config } => check::run(&config, &mut out),
         Command::Auth { config, user } => auth::run(&config, &user, &mut out),
+        Command::Access {
+            config,
+            method,
+            path,
+            user,
+            groups,
+            from,
+        } => {
+            let question = access::Question {
+                method: &method,
+                path: &path,
+                user: user.as_deref(),
+                groups: &groups,
+                from,
+            };
+            access::run(&config, &question, &mut out)
+        }
+        Command::Verify {
+            config,
+            method,
+            path,
+            signature,
+            identity,
+            client,
+            at,
+            tolerance,
+        } => {
+            let claim = Claim {
+                method: &method,
+                path: &path,
+                client,
+                identity: &identity,
+            };
+            let tolerance = Duration::from_secs(tolerance);
+            verify::run(&config, &signature, &claim, at, tolerance, &mut out)
+        }
         Command::Hash { algorithm } => hash::run(&algorithm, &mut out),
         Command::Test { files } => test::run(&files, &mut out),
         Command::Demo { config } => serve::demo(&config).map(|()| ExitCode::SUCCESS),

@@ -293,16 +293,12 @@ fn the_identity_and_the_challenge() {
     check(
         "",
         "log: { format: '${FORMAT}' }",
-        &[
-            "x.yaml:9:16: `${…}` is not replaced here: only secrets come from the environment",
-        ],
+        &["x.yaml:9:16: `${…}` is not replaced here: only secrets come from the environment"],
     );
     check(
         "",
         "basic: { realm: '${REALM}' }",
-        &[
-            "x.yaml:9:17: `${…}` is not replaced here: only secrets come from the environment",
-        ],
+        &["x.yaml:9:17: `${…}` is not replaced here: only secrets come from the environment"],
     );
     check(
         "",
