@@ -25,6 +25,22 @@ fn wait_lines(gate: &Gatepost, name: &str, count: usize) -> Vec<Value> {
     lines
 }
 
+/// What was decided, without what differs from run to run.
+fn shortened(line: &Value) -> String {
+    let text = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
+    [
+        "event",
+        "client",
+        "mechanism",
+        "user",
+        "outcome",
+        "reason",
+        "route",
+    ]
+    .map(text)
+    .join(" ")
+}
+
 #[test]
 fn every_decision_has_its_lines() {
     let gate = start("{ output: audit.jsonl }");
@@ -52,23 +68,7 @@ fn every_decision_has_its_lines() {
         );
     }
     let lines = wait_lines(&gate, "audit.jsonl", 14);
-    let short: Vec<String> = lines
-        .iter()
-        .map(|line| {
-            let text = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
-            [
-                "event",
-                "client",
-                "mechanism",
-                "user",
-                "outcome",
-                "reason",
-                "route",
-            ]
-            .map(text)
-            .join(" ")
-        })
-        .collect();
+    let short: Vec<String> = lines.iter().map(shortened).collect();
     assert_eq!(
         short,
         [

@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use crate::harness::{Gatepost, PATIENCE, Recorder, STRANGER, Setup, TRUSTED, basic, get, inject};
+use crate::harness::{
+    Gatepost, PATIENCE, Recorder, STRANGER, Setup, TRUSTED, basic, get, inject, wait_for,
+};
 
 /// A gatepost whose trusted proxy is 127.0.0.2 and speaks the PROXY protocol.
 fn behind_proxy(upstream: &Recorder) -> Gatepost {
@@ -94,11 +96,17 @@ fn a_proxy_header_may_drip_and_carry_http2() {
     }
     connection.write(inject(""));
     assert_eq!(connection.reply().unwrap().status, 200);
-    // A preface and an empty SETTINGS frame; a server answers with its own SETTINGS.
-    let mut connection = gate.connect(STRANGER);
+    // A preface, empty SETTINGS, and HEADERS of stream 1 that end it: GET, http, /messages, gate (RFC 7541 §6).
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    connection.write([&v2_from([127, 0, 0, 1])[..], preface].concat());
+    let fields = b"\x82\x86\x04\x09/messages\x01\x04gate";
+    let frame = [&[0, 0, 19, 1, 5, 0, 0, 0, 1], &fields[..]].concat();
+    let seen = upstream.requests();
+    let mut connection = gate.connect(STRANGER);
+    connection.write([&v2_from([127, 0, 0, 1])[..], preface, &frame].concat());
     assert_eq!(connection.exactly(9)[3], 4, "a SETTINGS frame");
+    wait_for("the request", || upstream.requests() > seen);
+    assert_eq!(told(&upstream, "x-http-auth").as_deref(), Some("127.0.0.1"));
+    assert_eq!(told(&upstream, "x-forwarded-host").as_deref(), Some("gate"));
 }
 
 /// The attack: a header that is malformed, lies about its length, stops half-way or never ends. None may be

@@ -155,3 +155,22 @@ fn a_missing_password_reaches_the_handler_only_where_the_operator_says_so() {
         200
     );
 }
+
+/// The attack: a client inside the trusted network, or on a route for anyone, guesses passwords and is let in
+/// whenever it guesses wrong.
+#[test]
+fn wrong_credentials_from_a_trusted_host_are_refused() {
+    let gate = Setup::demo().start();
+    for (path, credentials) in [
+        ("/api/inject/v1", basic("scott", "wrong")),
+        ("/api/inject/v1", basic("nobody", "")),
+        ("/open", basic("scott", "wrong")),
+        ("/api/inject/v1", "Authorization: Digest x\r\n".to_owned()),
+        ("/api/inject/v1", "Authorization: Bearer x\r\n".to_owned()),
+    ] {
+        let request = crate::harness::post(path, &credentials, "{}");
+        let status = gate.send(TRUSTED, request).unwrap().status;
+        assert_eq!(status, 401, "{path} {credentials}");
+    }
+    assert_eq!(gate.messages().len(), 0);
+}

@@ -227,8 +227,8 @@ fn lenient(path: &str) -> Vec<u8> {
                 segments.pop();
             }
             name => {
-                let dots = name.iter().rev().take_while(|byte| **byte == b'.').count();
-                segments.push(&name[..name.len() - dots]);
+                let end = name.iter().rposition(|byte| *byte != b'.');
+                segments.push(name.get(..=end.unwrap_or(0)).unwrap_or_default());
             }
         }
     }
@@ -253,11 +253,8 @@ fn decode(bytes: &[u8]) -> Vec<u8> {
             .and_then(|digits| u8::from_str_radix(digits, 16).ok())
             .filter(|_| *byte == b'%');
         decoded.push(escaped.unwrap_or(*byte));
-        rest = if escaped.is_some() {
-            &behind[2..]
-        } else {
-            behind
-        };
+        let skipped = if escaped.is_some() { 2 } else { 0 };
+        rest = behind.get(skipped..).unwrap_or_default();
     }
     decoded
 }

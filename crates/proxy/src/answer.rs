@@ -143,7 +143,9 @@ fn fields(
         fields.push(("WWW-Authenticate", challenge.clone()));
     }
     if let Some(wait) = refusal.retry_after() {
-        fields.push(("Retry-After", HeaderValue::from(wait.as_secs().max(1))));
+        // Whole seconds (RFC 9110 §10.2.3), and not a moment too early.
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        fields.push(("Retry-After", HeaderValue::from(seconds.max(1))));
     }
     if let Some(Ok(methods)) = refusal.allow().map(HeaderValue::from_str) {
         fields.push(("Allow", methods));
