@@ -1,84 +1,159 @@
 //! The module `sqlite`, as `KumoMTA` has it.
 //!
-//! `SQLite` blocks, so statements run on blocking threads, a bounded number at once for all workers. A call
-//! that is given up interrupts its statement: a slow query does not go on for nobody.
+//! `SQLite` blocks, so statements run on blocking threads, a bounded number at once for all workers. What waits for
+//! its connection or for a busy database waits without such a thread, so one stuck database does not keep the others
+//! waiting. A call that is given up interrupts its statement: a slow query does not go on for nobody.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+mod statement;
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use mlua::{Lua, MultiValue, Table, UserData, UserDataMethods, Value};
-use rusqlite::types::{Value as SqlValue, ValueRef};
-use rusqlite::{Connection, InterruptHandle};
-use tokio::sync::Semaphore;
+use rusqlite::Connection;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Host, bad_argument, resolve, text};
+use self::statement::{Parameters, SqlFault, execute};
+use super::{Host, resolve, text};
 
 /// Statements that run at once.
 const AT_ONCE: usize = 16;
 
-/// Rows that one statement may give. More is a mistake in an authentication handler.
-const MOST_ROWS: usize = 100_000;
+/// Of these, those of one database file. The rest is for the others where this one is stuck: on a lock, or on a disk
+/// that does not answer.
+const AT_ONCE_IN_ONE: usize = AT_ONCE / 2;
+
+/// Connections that are open at once, for all workers. Each is a file or two and up to 2 MB of pages.
+const MOST_OPEN: usize = 128;
+
+/// How often `SQLite` looks whether anybody still waits, in instructions of its own: some tens of microseconds.
+const INSTRUCTIONS: i32 = 1000;
 
 const BUSY_TIMEOUT_MS: i64 = 500;
 
-/// The blocking threads that databases may use, for all workers together.
+/// The turns of one database file.
+type Turns = Arc<Semaphore>;
+
+/// What the databases of a policy may use, for all workers together. Clones are the same thing.
 #[derive(Debug, Clone)]
-pub(crate) struct DatabasePool(Arc<Semaphore>);
+pub(crate) struct DatabasePool {
+    threads: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    /// The turns of each file that is open. Gone with its last connection.
+    files: Arc<Mutex<HashMap<PathBuf, Weak<Semaphore>>>>,
+    /// One for each Lua state, which keeps the other reference.
+    states: Arc<Mutex<Vec<Weak<()>>>>,
+}
 
 impl Default for DatabasePool {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(AT_ONCE)))
+        Self {
+            threads: Arc::new(Semaphore::new(AT_ONCE)),
+            connections: Arc::new(Semaphore::new(MOST_OPEN)),
+            files: Arc::default(),
+            states: Arc::default(),
+        }
     }
 }
 
 impl DatabasePool {
+    /// Does the work on a blocking thread, once the database has a turn for it.
     async fn run<T: Send + 'static>(
         &self,
+        turns: Option<Turns>,
         work: impl FnOnce() -> Result<T, SqlFault> + Send + 'static,
     ) -> mlua::Result<T> {
-        let place = self
-            .0
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(mlua::Error::external)?;
+        // In this order: who waits for the database keeps no thread from the others.
+        let turn = match turns {
+            Some(turns) => Some(turns.acquire_owned().await.map_err(mlua::Error::external)?),
+            None => None,
+        };
+        let thread = self.threads.clone().acquire_owned().await;
+        let thread = thread.map_err(mlua::Error::external)?;
         let done = tokio::task::spawn_blocking(move || {
             let done = work();
-            drop(place);
+            drop((turn, thread));
             done
         });
         done.await
             .map_err(mlua::Error::external)?
-            .map_err(|fault| mlua::Error::runtime(fault.to_string()))
+            .map_err(|fault| raise(&fault))
+    }
+
+    /// The turns of a database; one in memory has a single connection and needs none.
+    fn turns(&self, path: &Path) -> Option<Turns> {
+        if path.as_os_str() == ":memory:" {
+            return None;
+        }
+        let mut files = lock(&self.files);
+        files.retain(|_, turns| turns.strong_count() > 0);
+        if let Some(turns) = files.get(path).and_then(Weak::upgrade) {
+            return Some(turns);
+        }
+        let turns = Arc::new(Semaphore::new(AT_ONCE_IN_ONE));
+        files.insert(path.to_owned(), Arc::downgrade(&turns));
+        Some(turns)
+    }
+
+    fn states(&self) -> usize {
+        let mut states = lock(&self.states);
+        states.retain(|state| state.strong_count() > 0);
+        states.len().max(1)
     }
 }
 
-/// Why a statement did not work. Says what `SQLite` says, and never a parameter.
-#[derive(Debug, thiserror::Error)]
-enum SqlFault {
-    #[error("sqlite: cannot open `{}`: {source}", path.display())]
-    Open {
-        path: PathBuf,
-        source: rusqlite::Error,
-    },
-    #[error("sqlite: {0}")]
-    Statement(#[from] rusqlite::Error),
-    #[error("sqlite: the call is over")]
-    GivenUp,
-    #[error("sqlite: the connection is closed")]
-    Closed,
-    #[error("sqlite: the statement gives more than {MOST_ROWS} rows")]
-    TooManyRows,
+/// The connections of one Lua state.
+struct State {
+    pool: DatabasePool,
+    /// Opened since Lua last collected.
+    opened: Cell<usize>,
+    _counted: Arc<()>,
+}
+
+impl State {
+    fn new(pool: DatabasePool) -> Self {
+        let counted = Arc::new(());
+        lock(&pool.states).push(Arc::downgrade(&counted));
+        Self {
+            pool,
+            opened: Cell::new(0),
+            _counted: counted,
+        }
+    }
+
+    /// A place among the connections. Policies open one for each call and leave it to Lua to close it, which knows
+    /// nothing of files and is in no hurry, so it is told to: when there is no place, and often enough that what the
+    /// other states have yet to collect cannot take every place from this one.
+    fn place(&self, lua: &Lua) -> mlua::Result<OwnedSemaphorePermit> {
+        let share = (MOST_OPEN / self.pool.states()).max(1);
+        if self.opened.get() >= share || self.pool.connections.available_permits() == 0 {
+            lua.gc_collect()?;
+            self.opened.set(0);
+        }
+        let place = self.pool.connections.clone().try_acquire_owned();
+        let place = place.map_err(|_| raise(&SqlFault::TooManyOpen(MOST_OPEN)))?;
+        self.opened.set(self.opened.get() + 1);
+        Ok(place)
+    }
+}
+
+fn raise(fault: &SqlFault) -> mlua::Error {
+    mlua::Error::runtime(fault.to_string())
 }
 
 pub(super) fn module(lua: &Lua, host: &Host<'_>) -> mlua::Result<Table> {
     let module = lua.create_table()?;
-    let (folder, pool) = (host.folder.to_owned(), host.common.databases.clone());
+    let folder = host.folder.to_owned();
+    let state = Rc::new(State::new(host.common.databases.clone()));
     module.set(
         "open",
-        lua.create_async_function(move |_, (path, busy): (Value, Option<i64>)| {
-            let (folder, pool) = (folder.clone(), pool.clone());
+        lua.create_async_function(move |lua, (path, busy): (Value, Option<i64>)| {
+            let (folder, state) = (folder.clone(), state.clone());
             async move {
                 let path = text(&path, 1, "sqlite.open")?.to_owned();
                 let path = if path == ":memory:" {
@@ -87,13 +162,19 @@ pub(super) fn module(lua: &Lua, host: &Host<'_>) -> mlua::Result<Table> {
                     resolve(&folder, &path)
                 };
                 let busy = u64::try_from(busy.unwrap_or(BUSY_TIMEOUT_MS)).unwrap_or(0);
-                let connection = pool
-                    .run(move || open(path, Duration::from_millis(busy)))
-                    .await?;
-                let interrupt = Arc::new(connection.get_interrupt_handle());
+                let (place, pool) = (state.place(&lua)?, state.pool.clone());
+                let turns = pool.turns(&path);
+                let its = turns.clone();
+                let work = move || {
+                    Ok(Opened {
+                        connection: open(path, Duration::from_millis(busy))?,
+                        turns: its,
+                        _place: place,
+                    })
+                };
+                let opened = pool.run(turns, work).await?;
                 Ok(Database {
-                    connection: Arc::new(Mutex::new(Some(connection))),
-                    interrupt,
+                    connection: Arc::new(tokio::sync::Mutex::new(Some(opened))),
                     pool,
                 })
             }
@@ -110,10 +191,25 @@ fn open(path: PathBuf, busy: Duration) -> Result<Connection, SqlFault> {
     opened.map_err(|source| SqlFault::Open { path, source })
 }
 
+/// A connection and its place, which is free once the connection is closed.
+struct Opened {
+    connection: Connection,
+    turns: Option<Turns>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Opened {
+    /// What its next statement has to wait for. Nothing within a transaction: those who have the turns may be waiting
+    /// for its end.
+    fn turns(&self) -> Option<Turns> {
+        let turns = self.turns.as_ref();
+        turns.filter(|_| self.connection.is_autocommit()).cloned()
+    }
+}
+
 struct Database {
-    /// `None` once it is closed.
-    connection: Arc<Mutex<Option<Connection>>>,
-    interrupt: Arc<InterruptHandle>,
+    /// `None` once it is closed. Waited for without a thread, and held by one statement at a time.
+    connection: Arc<tokio::sync::Mutex<Option<Opened>>>,
     pool: DatabasePool,
 }
 
@@ -123,110 +219,45 @@ impl UserData for Database {
             let mut arguments = arguments.into_iter();
             let sql = arguments.next().unwrap_or(Value::Nil);
             let sql = text(&sql, 1, "execute")?.to_owned();
-            let parameters = parameters(&arguments.collect::<Vec<_>>())?;
-            let (connection, interrupt) = (this.connection.clone(), this.interrupt.clone());
-            let pool = this.pool.clone();
+            let parameters = Parameters::from_lua(&arguments.collect::<Vec<_>>())?;
+            let (connection, pool) = (this.connection.clone(), this.pool.clone());
             drop(this);
-            let stage = Arc::new(Mutex::new(Stage::Waiting));
-            let _given_up = GiveUpOnDrop {
-                stage: stage.clone(),
-                interrupt,
+            let mut connection = connection.lock_owned().await;
+            let turns = connection.as_ref().and_then(Opened::turns);
+            let given_up = Arc::<AtomicBool>::default();
+            let _on_drop = GiveUpOnDrop(given_up.clone());
+            let work = move || {
+                let opened = connection.as_mut().ok_or(SqlFault::Closed)?;
+                run(&mut opened.connection, &given_up, &sql, &parameters)
             };
-            let answer = pool
-                .run(move || run(&connection, &stage, &sql, &parameters))
-                .await;
-            to_lua(&lua, answer?)
+            pool.run(turns, work).await?.into_lua(&lua)
         });
         methods.add_async_method("close", async |_, this, ()| {
             let connection = this.connection.clone();
             let pool = this.pool.clone();
             drop(this);
-            pool.run(move || {
-                lock(&connection).take();
+            let mut connection = connection.lock_owned().await;
+            let Some(opened) = connection.take() else {
+                return Ok(());
+            };
+            let turns = opened.turns();
+            let work = move || {
+                drop(opened);
                 Ok(())
-            })
-            .await
+            };
+            pool.run(turns, work).await
         });
     }
 }
 
-/// How far a statement is. It has its connection to itself exactly while it is running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Waiting,
-    Running,
-    Over,
-}
-
-/// Stops the statement where the call that asked for it is gone, and no other one: an interrupt is for whatever its
-/// connection runs.
-struct GiveUpOnDrop {
-    stage: Arc<Mutex<Stage>>,
-    interrupt: Arc<InterruptHandle>,
-}
+/// Says that nobody waits any more. It is a flag of the one statement, not `SQLite`'s interrupt of the connection, which
+/// would hit whatever runs there by then, and is lost where the statement has yet to begin.
+struct GiveUpOnDrop(Arc<AtomicBool>);
 
 impl Drop for GiveUpOnDrop {
     fn drop(&mut self) {
-        // Held over the interrupt, so that the next statement cannot begin before it.
-        let mut stage = lock(&self.stage);
-        if *stage == Stage::Running {
-            self.interrupt.interrupt();
-        } else {
-            *stage = Stage::Over;
-        }
+        self.0.store(true, Ordering::Relaxed);
     }
-}
-
-enum Parameters {
-    Positional(Vec<SqlValue>),
-    Named(Vec<(String, SqlValue)>),
-}
-
-/// Positional parameters, or one table of named ones.
-fn parameters(values: &[Value]) -> mlua::Result<Parameters> {
-    if let [Value::Table(table)] = values {
-        let named = table.pairs::<String, Value>().map(|pair| {
-            let (name, value) = pair?;
-            Ok((name, to_sql(&value)?))
-        });
-        return Ok(Parameters::Named(named.collect::<mlua::Result<_>>()?));
-    }
-    let positional = values.iter().map(to_sql).collect::<mlua::Result<_>>()?;
-    Ok(Parameters::Positional(positional))
-}
-
-fn to_sql(value: &Value) -> mlua::Result<SqlValue> {
-    if value.is_nil() {
-        return Ok(SqlValue::Null);
-    }
-    if let Value::Boolean(truth) = value {
-        return Ok(SqlValue::Integer(i64::from(*truth)));
-    }
-    if let Value::Integer(number) = value {
-        return Ok(SqlValue::Integer(*number));
-    }
-    if let Value::Number(number) = value {
-        return Ok(SqlValue::Real(*number));
-    }
-    if let Value::String(string) = value {
-        return Ok(match string.to_str() {
-            Ok(text) => SqlValue::Text(text.to_owned()),
-            Err(_) => SqlValue::Blob(string.as_bytes().to_vec()),
-        });
-    }
-    Err(bad_argument(
-        2,
-        "execute",
-        "nil, boolean, number or string",
-        value,
-    ))
-}
-
-/// What a statement gave.
-enum Answer {
-    Changed(usize),
-    Column(Vec<SqlValue>),
-    Rows(Vec<Vec<(String, SqlValue)>>),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -234,246 +265,20 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 fn run(
-    connection: &Mutex<Option<Connection>>,
-    stage: &Mutex<Stage>,
+    connection: &mut Connection,
+    given_up: &Arc<AtomicBool>,
     sql: &str,
     parameters: &Parameters,
-) -> Result<Answer, SqlFault> {
-    let guard = lock(connection);
-    let connection = guard.as_ref().ok_or(SqlFault::Closed)?;
-    {
-        let mut stage = lock(stage);
-        if *stage == Stage::Over {
-            return Err(SqlFault::GivenUp);
-        }
-        *stage = Stage::Running;
+) -> Result<statement::Answer, SqlFault> {
+    if given_up.load(Ordering::Relaxed) {
+        return Err(SqlFault::GivenUp);
     }
+    let stop = given_up.clone();
+    connection.progress_handler(INSTRUCTIONS, Some(move || stop.load(Ordering::Relaxed)))?;
     let answer = execute(connection, sql, parameters);
-    *lock(stage) = Stage::Over;
+    connection.progress_handler(0, None::<fn() -> bool>)?;
     answer
 }
 
-fn execute(
-    connection: &Connection,
-    sql: &str,
-    parameters: &Parameters,
-) -> Result<Answer, SqlFault> {
-    let mut statement = connection.prepare_cached(sql)?;
-    match parameters {
-        Parameters::Positional(values) => {
-            // Fewer than the statement has is a mistake that SQLite would take for NULL.
-            if values.len() != statement.parameter_count() {
-                let (given, wanted) = (values.len(), statement.parameter_count());
-                return Err(rusqlite::Error::InvalidParameterCount(given, wanted).into());
-            }
-            for (index, value) in values.iter().enumerate() {
-                statement.raw_bind_parameter(index + 1, value)?;
-            }
-        }
-        Parameters::Named(values) => {
-            for (name, value) in values {
-                let index = [":", "@", "$"]
-                    .iter()
-                    .find_map(|sign| {
-                        statement
-                            .parameter_index(&format!("{sign}{name}"))
-                            .ok()
-                            .flatten()
-                    })
-                    .ok_or_else(|| rusqlite::Error::InvalidParameterName(name.clone()))?;
-                statement.raw_bind_parameter(index, value)?;
-            }
-        }
-    }
-    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
-    if names.is_empty() {
-        return Ok(Answer::Changed(statement.raw_execute()?));
-    }
-    let mut rows = statement.raw_query();
-    let (mut column, mut table) = (Vec::new(), Vec::new());
-    while let Some(row) = rows.next()? {
-        if column.len() + table.len() >= MOST_ROWS {
-            return Err(SqlFault::TooManyRows);
-        }
-        if names.len() == 1 {
-            column.push(owned(row.get_ref(0)?));
-        } else {
-            let row = names
-                .iter()
-                .enumerate()
-                .map(|(index, name)| Ok((name.clone(), owned(row.get_ref(index)?))));
-            table.push(row.collect::<rusqlite::Result<Vec<_>>>()?);
-        }
-    }
-    Ok(if names.len() == 1 {
-        Answer::Column(column)
-    } else {
-        Answer::Rows(table)
-    })
-}
-
-fn owned(value: ValueRef<'_>) -> SqlValue {
-    match value {
-        ValueRef::Null => SqlValue::Null,
-        ValueRef::Integer(number) => SqlValue::Integer(number),
-        ValueRef::Real(number) => SqlValue::Real(number),
-        ValueRef::Text(text) => SqlValue::Blob(text.to_vec()),
-        ValueRef::Blob(blob) => SqlValue::Blob(blob.to_vec()),
-    }
-}
-
-fn to_lua(lua: &Lua, answer: Answer) -> mlua::Result<Value> {
-    match answer {
-        Answer::Changed(count) => Ok(Value::Integer(i64::try_from(count).unwrap_or(i64::MAX))),
-        Answer::Column(values) => {
-            let list = lua.create_table()?;
-            // NULL is nil, which a list cannot hold; it is left out.
-            for value in values {
-                let value = value_to_lua(lua, value)?;
-                if !value.is_nil() {
-                    list.push(value)?;
-                }
-            }
-            Ok(Value::Table(list))
-        }
-        Answer::Rows(rows) => {
-            let list = lua.create_table()?;
-            for row in rows {
-                let table = lua.create_table()?;
-                for (name, value) in row {
-                    table.set(name, value_to_lua(lua, value)?)?;
-                }
-                list.push(table)?;
-            }
-            Ok(Value::Table(list))
-        }
-    }
-}
-
-fn value_to_lua(lua: &Lua, value: SqlValue) -> mlua::Result<Value> {
-    Ok(match value {
-        SqlValue::Null => Value::Nil,
-        SqlValue::Integer(number) => Value::Integer(number),
-        SqlValue::Real(number) => Value::Number(number),
-        SqlValue::Text(text) => Value::String(lua.create_string(text)?),
-        SqlValue::Blob(blob) => Value::String(lua.create_string(blob)?),
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tests::check_body;
-
-    /// The attack: calls that are given up while another one's statement has the connection they wait for.
-    #[test]
-    fn a_call_that_is_given_up_stops_its_own_statement_alone() {
-        let connection = Connection::open_in_memory().unwrap();
-        let interrupt = Arc::new(connection.get_interrupt_handle());
-        let connection = Mutex::new(Some(connection));
-        let count = |stage: &Mutex<Stage>, rows: u32| {
-            let sql = format!(
-                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) SELECT count(*) FROM n"
-            );
-            run(
-                &connection,
-                stage,
-                &sql,
-                &Parameters::Positional(Vec::new()),
-            )
-        };
-        let call = || GiveUpOnDrop {
-            stage: Arc::new(Mutex::new(Stage::Waiting)),
-            interrupt: interrupt.clone(),
-        };
-        let (running, waiting, endless) = (call(), call(), call());
-        let own = waiting.stage.clone();
-        std::thread::scope(|scope| {
-            let counting = scope.spawn(|| count(&running.stage, 1_000_000));
-            while *lock(&running.stage) == Stage::Waiting {
-                std::thread::yield_now();
-            }
-            drop(waiting);
-            assert!(counting.join().unwrap().is_ok());
-        });
-        assert!(matches!(count(&own, 1), Err(SqlFault::GivenUp)));
-        let own = endless.stage.clone();
-        std::thread::scope(|scope| {
-            let counting = scope.spawn(|| count(&own, u32::MAX));
-            while *lock(&own) == Stage::Waiting {
-                std::thread::yield_now();
-            }
-            drop(endless);
-            assert!(matches!(
-                counting.join().unwrap(),
-                Err(SqlFault::Statement(_))
-            ));
-        });
-        assert!(count(&running.stage, 1).is_err(), "a call runs once");
-        assert!(count(&call().stage, 1).is_ok());
-    }
-
-    /// A database in the policy's folder.
-    const OPEN: &str = "local sqlite = require 'sqlite'
-        local db = sqlite.open 'x.db'
-        db:execute 'CREATE TABLE IF NOT EXISTS t (name TEXT, n INTEGER)'
-        db:execute('DELETE FROM t')
-        db:execute('INSERT INTO t VALUES (?, ?)', 'a', 1)
-        db:execute('INSERT INTO t VALUES (:name, @n)', { name = 'b', n = 2 })\n";
-
-    #[test]
-    fn statements_give_what_they_say() {
-        for body in [
-            "local r = db:execute 'SELECT name FROM t ORDER BY n' return #r == 2 and r[1] == 'a' and r[2] == 'b'",
-            "local r = db:execute 'SELECT * FROM t ORDER BY n' return #r == 2 and r[2].name == 'b' and r[2].n == 2",
-            "local r = db:execute('SELECT * FROM t WHERE name = ?', 'c') return #r == 0",
-            "local r = db:execute('SELECT name FROM t WHERE name = ?', 'c') return #r == 0 and r[1] == nil",
-            "return db:execute('UPDATE t SET n = n + 1') == 2",
-            "local r = db:execute('SELECT ?, ?', 1.5, true) return r[1]['?'] ~= 0",
-            "local r = db:execute('SELECT ? AS x', 'jürgen\\0\\xff') return r[1] == 'jürgen\\0\\xff'",
-            "local r = db:execute('SELECT ? AS a, ? AS b', nil, 'x') return r[1].a == nil and r[1].b == 'x'",
-            "local r = db:execute(\"SELECT name FROM t WHERE name = ?\", \"' OR 1=1 --\") return #r == 0",
-        ] {
-            check_body(&format!("{OPEN}{body}"));
-        }
-    }
-
-    #[test]
-    fn mistakes_raise_and_say_what_is_wrong_but_no_parameter() {
-        for (call, words) in [
-            ("db:execute 'SELEKT 1'", "syntax error"),
-            ("db:execute 'SELECT * FROM absent'", "no such table: absent"),
-            ("db:execute('SELECT ?', 'hidden', 'hidden')", "parameter"),
-            ("db:execute 'SELECT ?'", "parameter"),
-            ("db:execute('SELECT :a', { b = 'hidden' })", "parameter"),
-            (
-                "db:execute('SELECT ?', print)",
-                "bad argument #2 to 'execute'",
-            ),
-            ("db:execute()", "bad argument #1 to 'execute'"),
-            ("db:close() db:execute 'SELECT 1'", "closed"),
-            ("sqlite.open()", "bad argument #1 to 'sqlite.open'"),
-            ("sqlite.open '/nonexistent/x.db'", "cannot open"),
-            (
-                "sqlite.open('compiled.lua'):execute 'CREATE TABLE t (x)'",
-                "not a database",
-            ),
-        ] {
-            check_body(&format!(
-                "{OPEN}local ok, fault = pcall(function() {call} end) fault = tostring(fault)
-                 return not ok and fault:find([[{words}]], 1, true) ~= nil and not fault:find 'hidden' or error(fault)"
-            ));
-        }
-    }
-
-    #[test]
-    fn a_locked_database_is_an_error_in_time() {
-        check_body(&format!(
-            "{OPEN}db:execute 'BEGIN EXCLUSIVE'
-             local begin = os.time()
-             local ok, fault = pcall(function() sqlite.open('x.db', 50):execute 'SELECT * FROM t' end)
-             db:execute 'COMMIT'
-             return not ok and tostring(fault):find 'locked' ~= nil and os.time() - begin < 3"
-        ));
-    }
-}
+mod tests;

@@ -321,3 +321,45 @@ fn a_required_module_may_wait_while_it_loads() {
     assert_eq!(identity(&loaded.judge("scott")), Some("scott"));
     assert_eq!(loaded.judge("carol"), Judgement::Rejected);
 }
+
+/// The attack: a statement that does not end, or a file that is locked, and so many calls that wait for it that no thread is
+/// left for another database.
+#[test]
+fn a_stuck_database_leaves_the_others_alone() {
+    let endless = "db:execute 'WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n'";
+    let locked = "local own = table.remove(many) own:execute 'SELECT * FROM t'";
+    for stuck in [endless, locked] {
+        let lua = handler(&format!(
+            "if user == 'good' then return other:execute('SELECT 1')[1] == 1 end {stuck}"
+        ));
+        let lua = format!(
+            "local sqlite = require 'sqlite' local db, other = sqlite.open 'x.db', sqlite.open ':memory:'
+             local many = {{}} for i = 1, 40 do many[i] = sqlite.open('x.db', 2000) end
+             db:execute 'CREATE TABLE IF NOT EXISTS t (x)'\n{lua}"
+        );
+        let options = Options {
+            timeout: Duration::from_secs(1),
+            ..ONE
+        };
+        let loaded = load_with(&lua, &options);
+        let holder = rusqlite::Connection::open(loaded.folder().join("x.db")).unwrap();
+        holder.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        block_on(async {
+            let calls = (0..40).map(|call: u32| {
+                let password = call.to_string();
+                Box::pin(loaded.policy.judge(basic("stuck", &password)))
+            });
+            let mut calls: Vec<_> = calls.collect();
+            // Asked, and thereby in the queue before the good one.
+            std::future::poll_fn(|context| {
+                for call in &mut calls {
+                    assert!(call.as_mut().poll(context).is_pending());
+                }
+                std::task::Poll::Ready(())
+            })
+            .await;
+            let judgement = loaded.policy.judge(basic("good", "x")).await;
+            assert!(identity(&judgement).is_some(), "{stuck}: {judgement:?}");
+        });
+    }
+}
