@@ -48,7 +48,8 @@ function kumo.log_debug(...) end
 ---@field retry_on_populate_timeout? boolean
 ---@field allow_stale_reads? boolean
 
----A function that remembers what it returned for its arguments. Errors are not remembered.
+---A function that remembers what it returned for its arguments, all of its results. Errors are not remembered, and nothing
+---larger than 1 MiB. Every caller gets a copy of its own. It raises where it calls itself with the same arguments.
 ---@generic F: function
 ---@param fn F
 ---@param options kumo.MemoizeOptions

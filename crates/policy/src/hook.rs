@@ -10,7 +10,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mlua::{HookTriggers, Lua, VmState};
 
@@ -29,6 +29,15 @@ struct Running {
     /// The call's own coroutine, which may step back; one that the policy made inside of it may not,
     /// since whoever resumed it would take that for its end.
     coroutine: *const c_void,
+}
+
+/// One call, as others may know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Caller {
+    /// When it is over, whatever it does.
+    pub(crate) deadline: Instant,
+    /// Where its coroutine is: no two calls are at one place at the same time, in whichever Lua state.
+    coroutine: usize,
 }
 
 /// Installs the hook. It covers every coroutine, also those that the policy makes.
@@ -79,6 +88,20 @@ impl Turn {
     pub(crate) fn is_over(&self) -> bool {
         let running = self.0.get();
         running.is_some_and(|running| Instant::now() >= running.deadline)
+    }
+
+    /// The call that is being run; one without a deadline has `otherwise`.
+    pub(crate) fn caller(&self, otherwise: Duration) -> Caller {
+        self.0.get().map_or_else(
+            || Caller {
+                deadline: Instant::now() + otherwise,
+                coroutine: 0,
+            },
+            |running| Caller {
+                deadline: running.deadline,
+                coroutine: running.coroutine.addr(),
+            },
+        )
     }
 
     /// Wraps a call so that the hook knows about it whenever it runs.

@@ -1,23 +1,36 @@
 //! `kumo.memoize`: a function that remembers what it returned, for all workers together.
 //!
 //! Keys are keyed hashes, since arguments may be passwords; what is kept is plain data, since a table
-//! belongs to the Lua state that made it. Of callers who want the same at the same time one computes and
-//! the others wait; if that one fails or goes away, the next one takes over.
+//! belongs to the Lua state that made it. So every caller gets a copy, the one who computed it too. Of callers who want
+//! the same at the same time one computes and the others wait; see [`flight`].
+
+mod flight;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use mlua::{Function, Lua, MultiValue, Table, Value};
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use sha2::Sha256;
 
+use self::flight::{Boarding, Flights};
 use super::plain::Plain;
 use super::{Host, bad_argument, duration, only_options, text};
+use crate::hook::Turn;
 
 type Key = [u8; 32];
+
+/// What is larger is given to whoever asks, and not kept.
+const LARGEST: usize = 1 << 20;
+
+/// What one name may keep, in the largest values that there are. Together with the capacity this bounds what a stranger
+/// can make a policy remember.
+const MOST_OF_THE_LARGEST: usize = 64;
 
 /// The caches of a policy, by name.
 #[derive(Clone, Default)]
@@ -33,14 +46,30 @@ struct Memo {
     options: Options,
     /// Where the function is written.
     place: String,
-    values: Cache<Key, Kept>,
-    flights: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
+    values: Cache<Key, Kept, Weight>,
+    flights: Flights,
+    /// Whether it was said that a value is too large to be kept.
+    warned: AtomicBool,
 }
 
+/// What the function returned, all of it.
 #[derive(Clone)]
 struct Kept {
-    value: Arc<Plain>,
+    results: Arc<[Plain]>,
+    size: usize,
     until: Instant,
+}
+
+/// The bytes of a value, and at least one place: so the one bound is for both.
+#[derive(Clone)]
+struct Weight {
+    place: u64,
+}
+
+impl Weighter<Key, Kept> for Weight {
+    fn weight(&self, _: &Key, kept: &Kept) -> u64 {
+        u64::try_from(kept.size).unwrap_or(u64::MAX).max(self.place)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,12 +111,7 @@ impl Memos {
             }
             return Ok(memo.clone());
         }
-        let memo = Arc::new(Memo {
-            values: Cache::new(options.capacity),
-            flights: Mutex::default(),
-            options,
-            place,
-        });
+        let memo = Arc::new(Memo::new(options, place)?);
         all.insert(name.to_owned(), memo.clone());
         Ok(memo)
     }
@@ -108,7 +132,7 @@ impl Memos {
 }
 
 pub(super) fn install(lua: &Lua, host: &Host<'_>, kumo: &Table) -> mlua::Result<()> {
-    let memos = host.common.memos.clone();
+    let (memos, turn) = (host.common.memos.clone(), host.turn.clone());
     kumo.set(
         "memoize",
         lua.create_function(move |lua, (function, options): (Value, Value)| {
@@ -126,7 +150,8 @@ pub(super) fn install(lua: &Lua, host: &Host<'_>, kumo: &Table) -> mlua::Result<
                 info.line_defined.unwrap_or_default()
             );
             let memo = memos.named(&name, place, options)?;
-            remembering(lua, memos.clone(), memo, name, function)
+            let shared = (memos.clone(), memo);
+            remembering(lua, turn.clone(), shared, name, function)
         })?,
     )
 }
@@ -177,210 +202,124 @@ fn read(table: &Table) -> mlua::Result<(String, Options)> {
 
 fn remembering(
     lua: &Lua,
-    memos: Memos,
-    memo: Arc<Memo>,
+    turn: Turn,
+    shared: (Memos, Arc<Memo>),
     name: String,
     function: Function,
 ) -> mlua::Result<Function> {
     let name: Arc<str> = Arc::from(name);
     lua.create_async_function(move |lua, arguments: MultiValue| {
-        let (memos, memo, name, function) =
-            (memos.clone(), memo.clone(), name.clone(), function.clone());
+        let ((memos, memo), name, function) = (shared.clone(), name.clone(), function.clone());
+        let turn = turn.clone();
         async move {
-            let unfit = |what: &str| {
-                mlua::Error::runtime(format!(
-                    "kumo.memoize '{name}': {what} is no plain data and cannot be remembered"
-                ))
-            };
+            let raise = |what: &str| mlua::Error::runtime(format!("kumo.memoize '{name}': {what}"));
             let entries = arguments.iter().enumerate().map(|(index, value)| {
                 let position = i64::try_from(index).unwrap_or(i64::MAX);
                 Some((Plain::Integer(position), Plain::from_lua(value)?))
             });
             let entries: Option<Vec<_>> = entries.collect();
-            let key = memos.key(&Plain::Table(entries.ok_or_else(|| unfit("an argument"))?))?;
-            if let Some(value) = memo.fresh(&key) {
-                return value.to_lua(&lua);
+            let entries = entries
+                .ok_or_else(|| raise("an argument is no plain data and cannot be remembered"))?;
+            let key = memos.key(&Plain::Table(entries))?;
+            if let Some(kept) = memo.fresh(&key) {
+                return kept.to_lua(&lua);
             }
-            let flight = Flight {
-                memo: &memo,
-                key,
-                turn: memo.flights().entry(key).or_default().clone(),
+            let patience = memo.options.populate_timeout;
+            let me = turn.caller(patience);
+            let seat = memo.flights.seat(key);
+            let stale = || memo.stale(&key);
+            let boarding = seat.board(me, patience, || memo.fresh(&key), stale);
+            let pilot = match boarding.await {
+                Boarding::Pilot(pilot) => pilot,
+                Boarding::Landed(kept) => return kept.to_lua(&lua),
+                Boarding::Itself => {
+                    return Err(raise("the function calls itself with the same arguments"));
+                }
+                Boarding::TooLate => {
+                    return Err(raise("another call took too long to compute the value"));
+                }
             };
-            if memo.options.allow_stale_reads
-                && flight.turn.try_lock().is_err()
-                && let Some(kept) = memo.values.get(&key)
-            {
-                return kept.value.to_lua(&lua);
-            }
-            let waiting = tokio::time::timeout(memo.options.populate_timeout, flight.turn.lock());
-            let turn = waiting.await.map_err(|_| {
-                mlua::Error::runtime(format!(
-                    "kumo.memoize '{name}': another call took too long to compute the value"
-                ))
-            })?;
-            // Whoever had the turn before may have left what is wanted.
-            if let Some(value) = memo.fresh(&key) {
-                return value.to_lua(&lua);
-            }
-            let value = function.call_async::<Value>(arguments).await?;
-            let plain = Arc::new(Plain::from_lua(&value).ok_or_else(|| unfit("the result"))?);
-            let until = Instant::now() + memo.options.ttl;
-            memo.values.insert(
-                key,
-                Kept {
-                    value: plain,
-                    until,
-                },
-            );
-            drop(turn);
-            Ok(value)
+            let results = function.call_async::<MultiValue>(arguments).await?;
+            let kept = memo
+                .kept(&results)
+                .ok_or_else(|| raise("the result is no plain data and cannot be remembered"))?;
+            memo.keep(key, &name, &kept);
+            pilot.land(kept.clone());
+            kept.to_lua(&lua)
         }
     })
 }
 
 impl Memo {
-    fn fresh(&self, key: &Key) -> Option<Arc<Plain>> {
-        let kept = self.values.get(key)?;
-        (Instant::now() < kept.until).then_some(kept.value)
+    fn new(options: Options, place: String) -> mlua::Result<Self> {
+        let total = LARGEST.saturating_mul(options.capacity.min(MOST_OF_THE_LARGEST));
+        let each = total.div_ceil(options.capacity);
+        // Half a place more, since the cache leaves some of its weight unused. In one piece, so that a large value is
+        // not too large for its share.
+        let cache = OptionsBuilder::new()
+            .estimated_items_capacity(options.capacity)
+            .weight_capacity(u64::try_from(total + each / 2).unwrap_or(u64::MAX))
+            .shards(1)
+            .build()
+            .map_err(mlua::Error::external)?;
+        let weight = Weight {
+            place: u64::try_from(each).unwrap_or(u64::MAX),
+        };
+        let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
+        Ok(Self {
+            values: Cache::with_options(cache, weight, hasher, lifecycle),
+            flights: Flights::default(),
+            warned: AtomicBool::new(false),
+            options,
+            place,
+        })
     }
 
-    fn flights(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<tokio::sync::Mutex<()>>>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    fn fresh(&self, key: &Key) -> Option<Kept> {
+        self.values.get(key).filter(Kept::is_fresh)
     }
-}
 
-/// One caller's place among those who want the same value.
-struct Flight<'a> {
-    memo: &'a Memo,
-    key: Key,
-    turn: Arc<tokio::sync::Mutex<()>>,
-}
+    /// What may be given while another caller computes it anew.
+    fn stale(&self, key: &Key) -> Option<Kept> {
+        let allowed = self.options.allow_stale_reads;
+        allowed.then(|| self.values.get(key)).flatten()
+    }
 
-/// The last one turns off the light.
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        let mut flights = self.memo.flights();
-        // One reference is the table's, one is this one.
-        if Arc::strong_count(&self.turn) <= 2 {
-            flights.remove(&self.key);
+    fn kept(&self, results: &MultiValue) -> Option<Kept> {
+        let results: Option<Arc<[Plain]>> = results.iter().map(Plain::from_lua).collect();
+        let results = results?;
+        Some(Kept {
+            size: results.iter().map(Plain::size).sum(),
+            results,
+            until: Instant::now() + self.options.ttl,
+        })
+    }
+
+    fn keep(&self, key: Key, name: &str, kept: &Kept) {
+        if kept.size <= LARGEST {
+            self.values.insert(key, kept.clone());
+            return;
         }
+        self.values.remove(&key);
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                name,
+                "kumo.memoize: a value of more than {} MiB is not kept",
+                LARGEST >> 20
+            );
+        }
+    }
+}
+
+impl Kept {
+    fn is_fresh(&self) -> bool {
+        Instant::now() < self.until
+    }
+
+    fn to_lua(&self, lua: &Lua) -> mlua::Result<MultiValue> {
+        self.results.iter().map(|it| it.to_lua(lua)).collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::tests::{basic, block_on, check_body, handler, identity, load};
-
-    /// A memoized function that counts its calls.
-    const COUNTING: &str = "local calls = 0
-        local f = kumo.memoize(function(...) calls = calls + 1 return { n = calls, ... } end,
-          { name = 'f', ttl = '5 minutes', capacity = 100 })\n";
-
-    #[test]
-    fn a_value_is_computed_once_for_each_list_of_arguments() {
-        for body in [
-            "f('a') f('a') return calls == 1 and f('a').n == 1 and f('a')[1] == 'a'",
-            "f('a') f('b') f('a', 'b') f('ab') f() f(nil) f('a', nil) return calls == 7",
-            "f(1) f('1') f(1.5) f(true) f('true') f(false) f(nil) return calls == 7",
-            "f({ a = 1, b = 2 }) f({ b = 2, a = 1 }) return calls == 1",
-            "f('\\0\\xff') f('\\0\\xfe') return calls == 2",
-            "local t = f('a') t.n = 99 return f('a').n == 1",
-            "return not pcall(f, print) and calls == 0",
-        ] {
-            check_body(&format!("{COUNTING}{body}"));
-        }
-    }
-
-    #[test]
-    fn nil_is_remembered_and_errors_are_not() {
-        check_body("local calls = 0
-            local f = kumo.memoize(function() calls = calls + 1 return nil end, { name = 'n', ttl = 60, capacity = 1 })
-            return f() == nil and f() == nil and calls == 1");
-        check_body("local calls = 0
-            local f = kumo.memoize(function() calls = calls + 1 error 'no' end, { name = 'e', ttl = '1m', capacity = 1 })
-            return not pcall(f) and not pcall(f) and calls == 2");
-        check_body(
-            "local f = kumo.memoize(function() return print end, { name = 'p', ttl = '1m', capacity = 1 }) return not pcall(f)",
-        );
-        check_body("local calls = 0
-            local f = kumo.memoize(function() calls = calls + 1 return 1 end, { name = 't', ttl = '10 ms', capacity = 1 })
-            f() kumo.sleep(0.02) f() return calls == 2");
-    }
-
-    #[test]
-    fn options_are_checked() {
-        for (call, words) in [
-            ("kumo.memoize()", "bad argument #1"),
-            ("kumo.memoize(print)", "bad argument #2"),
-            ("kumo.memoize(print, {})", "needs the option 'name'"),
-            (
-                "kumo.memoize(print, { name = 'x' })",
-                "needs the option 'ttl'",
-            ),
-            (
-                "kumo.memoize(print, { name = 'x', ttl = '1m' })",
-                "capacity",
-            ),
-            (
-                "kumo.memoize(print, { name = 'x', ttl = 'soon', capacity = 1 })",
-                "ttl",
-            ),
-            (
-                "kumo.memoize(print, { name = 'x', ttl = '1m', capacity = 0 })",
-                "capacity",
-            ),
-            (
-                "kumo.memoize(print, { name = 'x', ttl = '1m', capacity = 1, surprise = 1 })",
-                "no option 'surprise'",
-            ),
-            (
-                "kumo.memoize(print, { name = 'x', ttl = '1m', capacity = 1 }) kumo.memoize(print, { name = 'x', ttl = '2m', capacity = 1 })",
-                "is taken by a function with other options",
-            ),
-            (
-                "for _, f in ipairs { print, function() end } do kumo.memoize(f, { name = 'x', ttl = '1m', capacity = 1 }) end",
-                "is taken by another function",
-            ),
-        ] {
-            check_body(&format!(
-                "local ok, fault = pcall(function() {call} end)
-                 return not ok and tostring(fault):find(\"{words}\", 1, true) ~= nil or error(fault)"
-            ));
-        }
-    }
-
-    /// All workers share one cache, and a burst of callers is one computation; one that fails leaves the others to it.
-    #[test]
-    fn workers_share_one_computation() {
-        let lua = handler("error 'replaced below'");
-        let lua = lua
-            .replace(
-                "kumo.on(",
-                "
-            local f = kumo.memoize(function(key)
-              kumo.sleep(0.05)
-              return tostring({}) .. tostring(os.clock())
-            end, { name = 'shared', ttl = '1m', capacity = 10 })
-            kumo.on(",
-            )
-            .replace(
-                "error 'replaced below'",
-                "return { identities = { { identity = f('x'), context = 'GenericAuth' } } }",
-            );
-        let loaded = load(&lua);
-        let names: Vec<Option<String>> = std::thread::scope(|scope| {
-            let calls: Vec<_> = (0..20)
-                .map(|caller: usize| {
-                    let policy = &loaded.policy;
-                    scope.spawn(move || {
-                        let judgement = block_on(policy.judge(basic(&caller.to_string(), "x")));
-                        identity(&judgement).map(str::to_owned)
-                    })
-                })
-                .collect();
-            calls.into_iter().map(|call| call.join().unwrap()).collect()
-        });
-        assert!(names[0].is_some());
-        assert!(names.iter().all(|name| *name == names[0]), "{names:?}");
-    }
-}
+mod tests;

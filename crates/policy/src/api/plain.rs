@@ -73,6 +73,19 @@ impl Plain {
         })
     }
 
+    /// The bytes that it takes here, about.
+    pub(super) fn size(&self) -> usize {
+        let beside = match self {
+            Self::Nil | Self::Boolean(_) | Self::Integer(_) | Self::Number(_) => 0,
+            Self::String(bytes) => bytes.len(),
+            Self::Table(entries) => entries
+                .iter()
+                .map(|(key, value)| key.size() + value.size())
+                .sum(),
+        };
+        size_of::<Self>() + beside
+    }
+
     /// Writes the value so that no two values read alike: its kind, its length, itself.
     pub(super) fn write(&self, to: &mut dyn FnMut(&[u8])) {
         match self {

@@ -363,3 +363,21 @@ fn a_stuck_database_leaves_the_others_alone() {
         });
     }
 }
+
+/// The attack: a computation that nothing can interrupt, and a key that nobody else gets to compute.
+#[test]
+fn a_stuck_computation_does_not_keep_its_key() {
+    let lua = handler("who = user return f('x')").replace(
+        "kumo.on(",
+        &format!(
+            "local who
+             local f = kumo.memoize(function() if who == 'stuck' then {STUCK} end return true end,
+               {{ name = 'f', ttl = '1m', capacity = 1 }})
+             kumo.on("
+        ),
+    );
+    let options = Options { workers: 2, ..ONE };
+    let loaded = load_with(&lua, &options);
+    assert_eq!(loaded.judge("stuck"), Judgement::TimedOut);
+    recovers(&loaded, "memoize");
+}
