@@ -8,15 +8,16 @@ local redis = {}
 ---@field pool_size? integer
 ---@field username? string
 ---@field password? string
----@field connect_timeout? string|number
----@field response_timeout? string|number
+---@field connect_timeout? string|number   default 2 seconds
+---@field response_timeout? string|number  default 2 seconds
 ---@field cluster? boolean
 
 ---@class redis.Connection
 local connection = {}
 ---@param command string
 ---@param ... string|number
----@return any nil, integer, boolean, string or table; an error of the server raises
+---@return any nil, integer, boolean, string or table, in which nil keeps its place and counts for `#`; an error of the server raises,
+---and so does an answer of more than 16 MiB or 100,000 items
 function connection:query(command, ...) end
 
 ---@param options redis.Options
