@@ -16,7 +16,7 @@ local redis = {}
 local connection = {}
 ---@param command string
 ---@param ... string|number
----@return any nil, integer, boolean, string or table, in which nil keeps its place and counts for `#`; an error of the server raises,
+---@return any nil, integer, boolean (true for the status OK), string or table, in which nil keeps its place and counts for `#`; an error of the server raises,
 ---and so does an answer of more than 16 MiB or 100,000 items
 function connection:query(command, ...) end
 

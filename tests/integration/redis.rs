@@ -120,9 +120,12 @@ fn answers_come_back_as_lua() {
         local redis = require 'redis'
         local connection = redis.open { node = os.getenv 'MAIL_REDIS', pool_size = 2 }
         test.case('kinds of answers', function()
-          test.equal(connection:query('SET', 'a', 'grüße\\0\\xff'), 'OK')
+          test.equal(connection:query('SET', 'a', 'grüße\\0\\xff'), true)
           test.equal(connection:query('GET', 'a'), 'grüße\\0\\xff')
           test.equal(connection:query('GET', 'absent'), nil)
+          local list = connection:query('MGET', 'absent', 'a', 'absent')
+          test.equal(#list, 3)
+          test.equal(list[2], connection:query('GET', 'a'))
           test.equal(connection:query('INCR', 'n'), 1)
           test.equal(connection:query('INCRBY', 'n', 41), 42)
           connection:query('RPUSH', 'list', 'x', 'y')
@@ -131,6 +134,8 @@ fn answers_come_back_as_lua() {
           test.equal(connection:query('HGETALL', 'h')[2], 'value')
         end)
         test.case('errors of the server', function()
+          connection:query('SETRANGE', 'big', 17000000, 'x')
+          test.raises(function() connection:query('GET', 'big') end, 'more than 16 MiB')
           test.raises(function() connection:query('NONSENSE') end, 'redis: ')
           local _, fault = pcall(function() connection:query('NONSENSE', 'hidden') end)
           test.equal(tostring(fault):find 'hidden', nil)

@@ -234,7 +234,8 @@ fn to_lua(lua: &Lua, answer: redis::Value) -> mlua::Result<Value> {
         Answer::SimpleString(text) | Answer::VerbatimString { text, .. } => {
             Value::String(lua.create_string(text)?)
         }
-        Answer::Okay => Value::String(lua.create_string("OK")?),
+        // As in KumoMTA; any other status is a string.
+        Answer::Okay => Value::Boolean(true),
         Answer::Double(number) => Value::Number(number),
         Answer::Boolean(truth) => Value::Boolean(truth),
         Answer::Array(items) | Answer::Set(items) => list(lua, items)?,

@@ -139,3 +139,13 @@ fn the_limits_are_the_ones_that_are_set() {
          return not ok and tostring(fault):find('no answer within 2s', 1, true) ~= nil or error(fault)"
     ));
 }
+
+#[test]
+fn a_status_is_true_for_ok_and_a_string_otherwise() {
+    for (answer, value) in [("+OK\r\n", "true"), ("+QUEUED\r\n", "'QUEUED'")] {
+        let address = answering(answer, Duration::ZERO);
+        check_body(&format!(
+            "return require 'redis'.open {{ node = 'redis://{address}/' }}:query 'PING' == {value}"
+        ));
+    }
+}
