@@ -1,10 +1,13 @@
 //! A worker: one thread, one Lua state, many calls at once.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use gatepost_auth::{Credentials, Judgement};
 use tokio::sync::{Semaphore, oneshot};
@@ -17,6 +20,9 @@ use crate::{LoadError, LoadReport, PolicySettings};
 /// Calls that one worker has begun and not ended; they wait for I/O, or take turns. Beyond that calls
 /// stay in the queue, so that its bound keeps its meaning.
 const CALLS_AT_ONCE: usize = 256;
+
+/// How often a worker that waits looks whether there is a call that nobody told it of.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A question to the policy.
 pub(crate) struct Call {
@@ -151,12 +157,9 @@ impl Worker<'_> {
         let room = Arc::new(Semaphore::new(CALLS_AT_ONCE));
         let worn = Rc::new(RefCell::new(None));
         while let Ok(place) = room.clone().acquire_owned().await {
-            let Ok(call) = calls.recv().await else {
+            let Some(call) = self.next(calls).await else {
                 return;
             };
-            if self.watch.is_retired() {
-                return;
-            }
             self.replace_if_worn(&worn).await;
             if call.reply.is_closed() || Instant::now() >= call.deadline {
                 continue;
@@ -182,6 +185,26 @@ impl Worker<'_> {
                 }
                 drop((counted, place));
             });
+        }
+    }
+
+    /// The next call; `None` where there will be none, or none for this worker.
+    ///
+    /// The queue wakes one of those who wait, and a worker that is stuck in one of its calls may be the one. So
+    /// all of them look by themselves too. A worker that was given up takes nothing any more when it comes back:
+    /// it could only drop it.
+    async fn next(&self, calls: &async_channel::Receiver<Call>) -> Option<Call> {
+        loop {
+            let mut call = pin!(calls.recv());
+            let next = poll_fn(|context| {
+                if self.watch.is_retired() {
+                    return Poll::Ready(None);
+                }
+                call.as_mut().poll(context).map(Result::ok)
+            });
+            if let Ok(next) = tokio::time::timeout(LOOK, next).await {
+                return next;
+            }
         }
     }
 

@@ -74,6 +74,42 @@ fn endless_lua_ends_at_its_deadline_and_disturbs_nobody() {
     }
 }
 
+/// The attack: a worker is kept in C code, and the queue wakes it for a call that another one could take.
+#[test]
+fn a_stuck_worker_does_not_swallow_the_calls_of_others() {
+    // About ten seconds of a pattern that goes back over and over, and no hook runs meanwhile.
+    let body = "if user == 'stuck' then local _ = string.find(('a'):rep(160), '.-.-.-.-b$') end return true";
+    let timeout = Duration::from_secs(6);
+    let loaded = load_with(
+        &handler(body),
+        &Options {
+            workers: 2,
+            timeout,
+            ..USUAL
+        },
+    );
+    block_on(async {
+        let stuck = loaded.policy.judge(basic("stuck", "x"));
+        let others = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            for index in 0..6 {
+                let begin = Instant::now();
+                let good = loaded.policy.judge(basic("good", "x")).await;
+                assert_eq!(identity(&good), Some("good"), "{index}");
+                assert!(
+                    begin.elapsed() < timeout / 2,
+                    "{index}: {:?}",
+                    begin.elapsed()
+                );
+            }
+        };
+        tokio::select! {
+            _ = stuck => panic!("the pattern is too quick to show anything"),
+            () = others => {}
+        }
+    });
+}
+
 /// Plain loops step back, so the calls that share their only worker are served meanwhile.
 #[test]
 fn a_busy_call_shares_its_worker() {
