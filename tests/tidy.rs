@@ -60,6 +60,21 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "gatepost-message",
+        &[
+            "tokio",
+            "mlua",
+            "prometheus",
+            "tracing",
+            "gatepost-auth",
+            "gatepost-policy",
+            "gatepost-config",
+            "gatepost-proxy",
+            "pingora-core",
+            "pingora-proxy",
+        ],
+    ),
+    (
         "gatepost-policy",
         &[
             "pingora-core",
