@@ -6,6 +6,7 @@ use crate::address::{HopHeader, Networks, Origin};
 use crate::credentials::CredentialRules;
 use crate::headers::ProtectedNames;
 use crate::identity::{Subject, SubjectKind};
+use crate::message_rules::MessageRules;
 use crate::refusal::Refusal;
 use crate::route::{Route, Routes};
 use crate::rule::Allow;
@@ -30,6 +31,8 @@ pub struct Gate {
     pub realm: String,
     /// Which identities the upstream can be told.
     pub sayable: Sayable,
+    /// What whom may send, on routes that look into messages.
+    pub message_rules: MessageRules,
 }
 
 /// Which identities the form in which the upstream is told can carry.
@@ -169,6 +172,7 @@ mod tests {
             protected: ProtectedNames::new([]),
             realm: "gatepost".to_owned(),
             sayable: Sayable::default(),
+            message_rules: MessageRules::default(),
         }
     }
 
@@ -177,6 +181,8 @@ mod tests {
             path: "/x".parse().unwrap(),
             methods: Vec::new(),
             allow: allow.to_vec(),
+            message: None,
+            quota: false,
         }
     }
 

@@ -11,6 +11,7 @@
 //!    back a [`Judgement`].
 //! 5. [`Gate::permit`] puts it together. It alone makes a [`Permit`], and without a permit nothing is
 //!    forwarded.
+//! 6. [`message_rules`] and [`quota`] say what whoever has a permit may send, where a route asks for it.
 
 pub mod address;
 pub mod credentials;
@@ -18,8 +19,10 @@ pub mod decision;
 pub mod headers;
 pub mod identity;
 pub mod judgement;
+pub mod message_rules;
 pub mod path;
 pub mod proxy_header;
+pub mod quota;
 pub mod refusal;
 pub mod route;
 pub mod rule;
@@ -33,5 +36,5 @@ pub use credentials::{CredentialFault, CredentialRules, Credentials, MissingPass
 pub use decision::{Gate, Permit, Sayable};
 pub use identity::{AuthInfo, AuthInfoFault, Identity, IdentityContext, Mechanism, Subject};
 pub use judgement::Judgement;
-pub use refusal::Refusal;
+pub use refusal::{OverQuota, Refusal};
 pub use rule::Allow;

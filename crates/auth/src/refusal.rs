@@ -6,9 +6,11 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use gatepost_message::{FaultKind, MessageFault};
 use http::StatusCode;
 
 use crate::credentials::CredentialFault;
+use crate::message_rules::Breach;
 use crate::path::PathFault;
 use crate::proxy_header::ProxyHeaderFault;
 use crate::wire::HeadFault;
@@ -44,6 +46,29 @@ pub enum Refusal {
     PolicyTimedOut,
     /// Too many requests wait for the policy.
     PolicyOverloaded,
+    /// The body cannot be read in one way only, or is of another kind than the route takes.
+    Message(MessageFault),
+    /// The body is larger than the route takes.
+    BodyTooLarge,
+    /// The body is long and does not say how long.
+    LengthNeeded,
+    /// The message breaks a rule of the configuration.
+    Rule(Breach),
+    /// The policy said no to the message, with an SMTP code and words for the client.
+    PolicyRejected {
+        /// The code, 400 to 599.
+        code: u16,
+        /// The words.
+        text: String,
+        /// How many recipients there are.
+        recipients: usize,
+    },
+    /// The policy raised an error about the message.
+    MessageFailed,
+    /// The identity has sent as much as it may.
+    OverQuota(OverQuota),
+    /// How much the identity has sent cannot be found out.
+    QuotaUnknown,
     /// The head did not arrive in time.
     HeadTimedOut,
     /// The body broke off, or its framing is wrong.
@@ -56,6 +81,19 @@ pub enum Refusal {
     UpstreamTimedOut,
     /// A fault of gatepost's own.
     Internal,
+}
+
+/// Which quota is used up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverQuota {
+    /// What is counted: `requests` or `recipients`.
+    pub counted: &'static str,
+    /// How much there may be.
+    pub limit: u32,
+    /// In how long.
+    pub period: Duration,
+    /// When this request would fit; `None` where it never does.
+    pub wait: Option<Duration>,
 }
 
 impl Refusal {
@@ -73,12 +111,28 @@ impl Refusal {
             | Self::ProxyHeader(_)
             | Self::Credentials(_)
             | Self::Body => StatusCode::BAD_REQUEST,
-            Self::Throttled(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Message(fault) => match fault.kind {
+                FaultKind::Malformed => StatusCode::BAD_REQUEST,
+                FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+                FaultKind::Unsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                FaultKind::Ambiguous => StatusCode::UNPROCESSABLE_ENTITY,
+            },
+            Self::BodyTooLarge | Self::Rule(Breach::Size) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::LengthNeeded => StatusCode::LENGTH_REQUIRED,
+            Self::Rule(_) | Self::MessageFailed => StatusCode::FORBIDDEN,
+            // 4xx is for now, 5xx for good (RFC 5321 §4.2.1).
+            Self::PolicyRejected { code, .. } if *code < 500 => StatusCode::TOO_MANY_REQUESTS,
+            Self::PolicyRejected { .. } => StatusCode::FORBIDDEN,
+            // More than ever fits is not a matter of time.
+            Self::OverQuota(over) if over.wait.is_none() => StatusCode::FORBIDDEN,
+            Self::Throttled(_) | Self::OverQuota(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Forbidden | Self::Unsayable => StatusCode::FORBIDDEN,
             Self::PolicyFailed | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::PolicyTimedOut | Self::PolicyOverloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::PolicyTimedOut | Self::PolicyOverloaded | Self::QuotaUnknown => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::HeadTimedOut | Self::BodyTimedOut => StatusCode::REQUEST_TIMEOUT,
             Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimedOut => StatusCode::GATEWAY_TIMEOUT,
@@ -105,6 +159,14 @@ impl Refusal {
             Self::PolicyFailed => "policy_failed",
             Self::PolicyTimedOut => "policy_timed_out",
             Self::PolicyOverloaded => "policy_overloaded",
+            Self::Message(_) => "bad_message",
+            Self::BodyTooLarge => "body_too_large",
+            Self::LengthNeeded => "length_needed",
+            Self::Rule(_) => "message_rule",
+            Self::PolicyRejected { .. } => "rejected",
+            Self::MessageFailed => "message_policy_failed",
+            Self::OverQuota(_) => "over_quota",
+            Self::QuotaUnknown => "quota_unknown",
             Self::HeadTimedOut => "head_timed_out",
             Self::Body => "bad_body",
             Self::BodyTimedOut => "body_timed_out",
@@ -116,7 +178,7 @@ impl Refusal {
 
     /// What the client reads.
     #[must_use]
-    pub fn message(&self) -> Cow<'static, str> {
+    pub fn message(&self) -> Cow<'_, str> {
         match self {
             Self::Head(fault) => Cow::Owned(fault.to_string()),
             Self::Path(fault) => Cow::Owned(fault.to_string()),
@@ -133,11 +195,33 @@ impl Refusal {
             Self::Unsayable => Cow::Borrowed("the injection API cannot be told who you are"),
             Self::PolicyFailed => Cow::Borrowed("the credentials could not be checked"),
             Self::PolicyTimedOut => {
-                Cow::Borrowed("checking the credentials took too long, try again later")
+                Cow::Borrowed("checking the request took too long, try again later")
             }
             Self::PolicyOverloaded => {
-                Cow::Borrowed("too many credentials are being checked, try again later")
+                Cow::Borrowed("too many requests are being checked, try again later")
             }
+            Self::Message(fault) => Cow::Owned(fault.to_string()),
+            Self::BodyTooLarge => Cow::Borrowed("the request's body is too large"),
+            Self::LengthNeeded => {
+                Cow::Borrowed("a body of this size needs a Content-Length on this path")
+            }
+            Self::Rule(breach) => Cow::Owned(breach.to_string()),
+            Self::PolicyRejected { text, .. } => Cow::Borrowed(text),
+            Self::MessageFailed => Cow::Borrowed("this message may not be sent"),
+            Self::OverQuota(over) => {
+                let OverQuota { counted, limit, .. } = over;
+                let seconds = over.period.as_secs();
+                Cow::Owned(if over.wait.is_some() {
+                    format!(
+                        "you have used up your {limit} {counted} in {seconds} s, try again later"
+                    )
+                } else {
+                    format!(
+                        "this is more than your {limit} {counted} in {seconds} s will ever allow"
+                    )
+                })
+            }
+            Self::QuotaUnknown => Cow::Borrowed("your quota cannot be checked, try again later"),
             Self::HeadTimedOut => Cow::Borrowed("the request took too long to arrive"),
             Self::Body => Cow::Borrowed("the request's body is malformed or incomplete"),
             Self::BodyTimedOut => Cow::Borrowed("the request's body took too long to arrive"),
@@ -158,8 +242,18 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Throttled(wait) => Some(*wait),
-            Self::PolicyTimedOut | Self::PolicyOverloaded => Some(Duration::from_secs(1)),
-            Self::Head(_)
+            Self::PolicyTimedOut | Self::PolicyOverloaded | Self::QuotaUnknown => {
+                Some(Duration::from_secs(1))
+            }
+            Self::PolicyRejected { code, .. } if *code < 500 => Some(Duration::from_secs(60)),
+            Self::OverQuota(over) => over.wait,
+            Self::Message(_)
+            | Self::BodyTooLarge
+            | Self::LengthNeeded
+            | Self::Rule(_)
+            | Self::PolicyRejected { .. }
+            | Self::MessageFailed
+            | Self::Head(_)
             | Self::Path(_)
             | Self::ForwardedFor
             | Self::ProxyHeader(_)
@@ -189,19 +283,68 @@ impl Refusal {
         }
     }
 
+    /// The fields that say how much there may be and when there may be more (the structured fields of
+    /// draft-ietf-httpapi-ratelimit-headers), as name and value.
+    #[must_use]
+    pub fn rate_limit(&self) -> Option<[(&'static str, String); 2]> {
+        let Self::OverQuota(over) = self else {
+            return None;
+        };
+        let OverQuota {
+            counted,
+            limit,
+            period,
+            wait,
+        } = over;
+        let (seconds, wait) = (whole_seconds(*period), whole_seconds((*wait)?));
+        Some([
+            (
+                "RateLimit-Policy",
+                format!("\"{counted}\";q={limit};w={seconds}"),
+            ),
+            ("RateLimit", format!("\"{counted}\";r=0;t={wait}")),
+        ])
+    }
+
     /// The body: one line of JSON, `application/json`.
     #[must_use]
     pub fn body(&self) -> String {
         let mut body = format!("{{\"error\":\"{}\",\"message\":\"", self.reason());
-        for c in self.message().chars() {
-            // The words are our own, but they are cheap to keep safe.
-            if matches!(c, '"' | '\\') {
-                body.push('\\');
-            }
-            body.push(c);
+        escape(&self.message(), &mut body);
+        // What clients of an injection API look at, so that they count a refused message as failed.
+        if let Self::PolicyRejected {
+            code,
+            text,
+            recipients,
+        } = self
+        {
+            body.push_str("\",\"success_count\":0,\"fail_count\":");
+            body.push_str(&recipients.to_string());
+            body.push_str(",\"failed_recipients\":[],\"errors\":[\"");
+            body.push_str(&code.to_string());
+            body.push(' ');
+            escape(text, &mut body);
+            body.push_str("\"]}\n");
+        } else {
+            body.push_str("\"}\n");
         }
-        body.push_str("\"}\n");
         body
+    }
+}
+
+/// Rounded up, since a moment too early is refused again.
+fn whole_seconds(time: Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
+}
+
+/// A JSON string's inside. Control characters do not come here: our own words hold none, and those of a policy
+/// have been checked.
+fn escape(text: &str, into: &mut String) {
+    for character in text.chars().filter(|it| !it.is_control()) {
+        if matches!(character, '"' | '\\') {
+            into.push('\\');
+        }
+        into.push(character);
     }
 }
 

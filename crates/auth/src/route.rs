@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use gatepost_message::Format;
 use http::Method;
 
 use crate::address::Networks;
@@ -24,6 +25,10 @@ pub struct Route {
     pub methods: Vec<Method>,
     /// Who may use it: any one of these is enough. Empty lets nobody in.
     pub allow: Vec<Allow>,
+    /// How its bodies are read, where what they say is to be judged.
+    pub message: Option<Format>,
+    /// Whether what passes here counts against quotas.
+    pub quota: bool,
 }
 
 /// Which paths a route names: one, or all below a prefix.
@@ -167,6 +172,8 @@ mod tests {
             path: path.parse().unwrap(),
             methods: methods.to_vec(),
             allow: vec![Allow::Authenticated],
+            message: None,
+            quota: false,
         }
     }
 

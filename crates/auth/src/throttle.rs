@@ -52,6 +52,36 @@ impl Rate {
             .min(longest.max(arrival))
     }
 
+    /// The same for so many at once, where as many as `burst` may come together.
+    #[must_use]
+    pub(crate) fn wait_for(
+        self,
+        burst: u32,
+        amount: u32,
+        arrival: u64,
+        now: u64,
+    ) -> Option<Duration> {
+        let after = arrival
+            .max(now)
+            .saturating_add(self.interval.saturating_mul(u64::from(amount)));
+        let open = after.saturating_sub(self.interval.saturating_mul(u64::from(burst)));
+        (open > now).then(|| Duration::from_nanos(open - now))
+    }
+
+    /// The theoretical arrival time after so many came.
+    #[must_use]
+    pub(crate) fn charge_many(self, amount: u32, arrival: u64, now: u64) -> u64 {
+        arrival
+            .max(now)
+            .saturating_add(self.interval.saturating_mul(u64::from(amount)))
+    }
+
+    /// The theoretical arrival time where so many of those that came are not to count.
+    #[must_use]
+    pub(crate) fn refund(self, amount: u32, arrival: u64) -> u64 {
+        arrival.saturating_sub(self.interval.saturating_mul(u64::from(amount)))
+    }
+
     /// From one to the next, in microseconds, and how many may come at once.
     #[must_use]
     pub fn parts(self) -> (u64, u64) {
@@ -64,6 +94,14 @@ impl FromStr for Rate {
     type Err = RateFault;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (count, seconds) = Self::parts_of(text)?;
+        Self::new(count, Duration::from_secs(seconds))
+    }
+}
+
+impl Rate {
+    /// The number, and the unit in seconds.
+    pub(crate) fn parts_of(text: &str) -> Result<(u32, u64), RateFault> {
         let (count, unit) = text.split_once('/').ok_or(RateFault)?;
         if !count.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(RateFault);
@@ -76,7 +114,7 @@ impl FromStr for Rate {
             _ => return Err(RateFault),
         };
         let count = count.parse().map_err(|_| RateFault)?;
-        Self::new(count, Duration::from_secs(seconds))
+        Ok((count, seconds))
     }
 }
 

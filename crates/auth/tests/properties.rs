@@ -127,6 +127,8 @@ proptest! {
                     path: path.parse().unwrap(),
                     methods: vec![Method::POST],
                     allow: vec![Allow::Authenticated],
+                    message: None,
+                    quota: false,
                 })
                 .into(),
         );

@@ -6,6 +6,7 @@
 //! (`section`).
 
 mod fault;
+mod limits;
 mod node;
 mod read;
 mod routes;
@@ -22,7 +23,8 @@ use std::path::Path;
 pub use fault::{Fault, Faults};
 pub use settings::{
     Admin, Audit, AuditNames, AuditOutput, Companions, DecisionCache, Http, IdentityForm, Listener,
-    Log, LogFormat, Policy, Reload, Settings, Signature, Throttle, Upstream, UpstreamAddress,
+    Log, LogFormat, Policy, QuotaRule, Quotas, Reload, Settings, Signature, Throttle, Upstream,
+    UpstreamAddress, WhenDown,
 };
 
 /// Ten thousand networks take a quarter of this. In bytes.

@@ -9,9 +9,10 @@ use std::time::Duration;
 use gatepost_auth::headers::ProtectedNames;
 use gatepost_auth::throttle::Rate;
 use gatepost_auth::wire::HeadLimits;
-use gatepost_auth::{CredentialRules, Gate, MissingPassword, Sayable, Secret};
+use gatepost_auth::{CredentialRules, Gate, MissingPassword, Sayable};
 use http::HeaderName;
 
+use crate::limits::{message_rules, quotas};
 use crate::routes::routes;
 use crate::secret;
 use crate::section::Section;
@@ -59,6 +60,8 @@ pub(crate) fn settings(
         value::duration(Duration::ZERO..=HOUR),
     );
     let throttle = throttle(&mut root, folder, &mut files);
+    let message_rules = message_rules(&mut root);
+    let quotas = quotas(root.section("quotas"), folder, &mut files);
     let audit = audit(root.section("audit"), folder);
     let log = log(root.section("log"));
     root.finish();
@@ -75,6 +78,7 @@ pub(crate) fn settings(
             IdentityForm::BasicUser(_) => Sayable::WithoutColon,
             IdentityForm::Header(_) | IdentityForm::Basic(_) => Sayable::Any,
         },
+        message_rules,
     };
     let policy = policy?;
     let warnings = Vec::new();
@@ -90,6 +94,7 @@ pub(crate) fn settings(
         threads,
         drain_timeout,
         throttle,
+        quotas,
         audit,
         log,
         files,
@@ -110,6 +115,12 @@ fn own_headers(upstream: &Upstream) -> Vec<HeaderName> {
     } = &upstream.companions;
     names.extend([mechanism, groups, client].into_iter().flatten().cloned());
     names.extend(upstream.signature.as_ref().map(|it| it.header.clone()));
+    names.extend(
+        upstream
+            .meta_headers
+            .iter()
+            .map(|(_, header)| header.clone()),
+    );
     names
 }
 
@@ -157,10 +168,12 @@ fn policy(mut section: Section<'_>, folder: &Path) -> Option<Policy> {
         Duration::from_secs(5),
         value::duration(MILLISECOND..=HOUR),
     );
+    let shadow = section.optional("shadow", value::text);
     let memory_limit = section.or("memory_limit", 64 << 20, value::size(1 << 20..=4 << 30));
     section.finish();
     Some(Policy {
         file: folder.join(file?),
+        shadow: shadow.map(|file| folder.join(file)),
         workers: workers.and_then(NonZeroUsize::new),
         queue,
         callback_timeout,
@@ -266,22 +279,10 @@ fn throttle(root: &mut Section<'_>, folder: &Path, files: &mut Vec<PathBuf>) -> 
             .into_iter()
             .collect(),
         entries: section.or("entries", 262_144, value::integer(1024..=16_777_216_usize)),
-        redis: redis(&mut section, folder, files),
+        redis: secret::redis(&mut section, "redis", folder, files),
     };
     section.finish();
     throttle
-}
-
-fn redis(section: &mut Section<'_>, folder: &Path, files: &mut Vec<PathBuf>) -> Option<Secret> {
-    let (url, place) = secret::optional_url(section, "redis", folder, files)?;
-    if url.expose().starts_with("redis://") {
-        return Some(url);
-    }
-    // The URL may hold a password, so it is not repeated.
-    section
-        .reader()
-        .fault(place, "expected a URL such as `redis://127.0.0.1:6379/0`");
-    None
 }
 
 fn audit(mut section: Section<'_>, folder: &Path) -> Audit {
@@ -323,6 +324,11 @@ fn http(mut section: Section<'_>) -> Http {
         head_timeout: section.or("head_timeout", Duration::from_secs(10), timeout()),
         keepalive_timeout: section.or("keepalive_timeout", Duration::from_secs(60), timeout()),
         body_timeout: section.or("body_timeout", Duration::from_secs(60), timeout()),
+        request_body_limit: section.or(
+            "request_body_limit",
+            64 << 20,
+            value::size(1 << 10..=4 << 30),
+        ),
     };
     section.finish();
     http

@@ -3,6 +3,7 @@
 use gatepost_auth::address::parse_network;
 use gatepost_auth::route::{PathPattern, Route, Routes};
 use gatepost_auth::{Allow, AuthInfo};
+use gatepost_message::Format;
 use http::Method;
 
 use crate::node::{Node, Value};
@@ -41,10 +42,30 @@ fn route(section: &mut Section<'_>) -> Option<Route> {
     let allow = section.required_list("allow", "[authenticated, trusted_hosts]", |node| {
         allow(node, 0)
     });
+    let looks = section.or("message_policy", false, value::truth);
+    let formats = [
+        ("kumomta", Format::KumoMta),
+        ("zonemta", Format::ZoneMta),
+        ("rfc822", Format::Rfc822),
+    ];
+    let format = section.optional("message_format", |node| {
+        Ok((value::word(&formats)(node)?, node.place))
+    });
+    if let Some((_, place)) = format
+        && !looks
+    {
+        section.reader().fault(
+            place,
+            "`message_format` is for routes with `message_policy: true`",
+        );
+    }
+    let quota = section.or("quota", looks, value::truth);
     let route = Route {
         path: path?,
         methods: methods?,
         allow: allow?,
+        message: looks.then(|| format.map_or(Format::KumoMta, |(format, _)| format)),
+        quota,
     };
     if route.allow.contains(&Allow::Anyone) {
         if route.allow.len() > 1 {
@@ -101,6 +122,8 @@ fn kumomta() -> Vec<Route> {
             path: path.parse().ok()?,
             methods,
             allow,
+            message: None,
+            quota: false,
         })
     })
     .collect()
@@ -210,7 +233,7 @@ const EXPRESSIONS: &str =
     "`{identity: x}`, `{group: x}`, `{network: x}`, `{all_of: []}`, `{any_of: []}`, `{not: x}`";
 
 /// A name as a policy can give it; one that it cannot give would be a rule that never holds.
-fn name(node: &Node) -> Result<String, Complaint> {
+pub(crate) fn name(node: &Node) -> Result<String, Complaint> {
     let name = value::text(node)?;
     AuthInfo::basic(&name)
         .map(|_| name)

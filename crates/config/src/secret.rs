@@ -21,8 +21,25 @@ pub(crate) struct Written {
     inline: bool,
 }
 
-/// A URL, which is a secret where it holds a password.
-pub(crate) fn optional_url(
+/// The URL of a Redis server, which is a secret where it holds a password.
+pub(crate) fn redis(
+    section: &mut Section<'_>,
+    key: &'static str,
+    folder: &Path,
+    files: &mut Vec<PathBuf>,
+) -> Option<Secret> {
+    let (url, place) = optional_url(section, key, folder, files)?;
+    if url.expose().starts_with("redis://") {
+        return Some(url);
+    }
+    // It may hold a password, so it is not repeated.
+    section
+        .reader()
+        .fault(place, "expected a URL such as `redis://127.0.0.1:6379/0`");
+    None
+}
+
+fn optional_url(
     section: &mut Section<'_>,
     key: &'static str,
     folder: &Path,

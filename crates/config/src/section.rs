@@ -285,6 +285,11 @@ impl<'a> Section<'a> {
         &[]
     }
 
+    /// Every key with its value, where the keys are the operator's own.
+    pub(crate) fn pairs(self) -> &'a [(Key, Node)] {
+        self.entries
+    }
+
     /// Reports what nobody asked for.
     pub(crate) fn finish(self) {
         for (key, _) in self.entries {

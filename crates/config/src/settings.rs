@@ -5,6 +5,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gatepost_auth::message_rules::Whom;
+use gatepost_auth::quota::Quota;
 use gatepost_auth::signature::SigningKeys;
 use gatepost_auth::throttle::Rate;
 use gatepost_auth::wire::HeadLimits;
@@ -38,6 +40,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// What becomes of wrong credentials that come too often.
     pub throttle: Throttle,
+    /// How much whom may send.
+    pub quotas: Quotas,
     /// One line per decision.
     pub audit: Audit,
     /// Log lines.
@@ -68,6 +72,8 @@ pub struct Upstream {
     pub companions: Companions,
     /// What lets it check both.
     pub signature: Option<Signature>,
+    /// Which metas of a message policy it learns, in which headers.
+    pub meta_headers: Vec<(String, HeaderName)>,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
     /// Longest wait for the next bytes of an answer.
@@ -143,6 +149,39 @@ pub struct Throttle {
     pub redis: Option<Secret>,
 }
 
+/// How much whom may send.
+#[derive(Debug, Clone)]
+pub struct Quotas {
+    /// All that are for an identity hold for it.
+    pub rules: Vec<QuotaRule>,
+    /// Of how many identities is remembered what they sent.
+    pub entries: usize,
+    /// Where replicas count together, as a URL.
+    pub redis: Option<Secret>,
+    /// What happens while that cannot be reached.
+    pub when_down: WhenDown,
+}
+
+/// Quotas of some identities; each identity has its own of each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuotaRule {
+    /// Whose they are.
+    pub whom: Vec<Whom>,
+    /// Of requests.
+    pub requests: Vec<Quota>,
+    /// Of recipients.
+    pub recipients: Vec<Quota>,
+}
+
+/// What happens while what was sent cannot be found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenDown {
+    /// Each replica counts by itself.
+    Local,
+    /// Nothing is sent.
+    Refuse,
+}
+
 /// Where the audit log goes, and what it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
@@ -179,6 +218,8 @@ pub enum AuditNames {
 pub struct Policy {
     /// The file.
     pub file: PathBuf,
+    /// Another policy that is asked the same without effect.
+    pub shadow: Option<PathBuf>,
     /// Worker threads; `None` is one per core.
     pub workers: Option<NonZeroUsize>,
     /// How many calls may wait for a worker.
@@ -223,6 +264,8 @@ pub struct Http {
     pub keepalive_timeout: Duration,
     /// Longest wait for the next bytes of a body.
     pub body_timeout: Duration,
+    /// The largest body on routes that look into it, in bytes, inflated.
+    pub request_body_limit: u64,
 }
 
 /// Log lines.

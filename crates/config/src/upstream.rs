@@ -25,7 +25,14 @@ pub(crate) fn upstream(
     let identity = identity(&mut section, folder, files);
     let companions = companions(section.section("companion_headers"));
     let signature = signature(section.section("signature"), folder, files);
-    refuse_shared_names(&section, &identity, &companions, signature.as_ref());
+    let meta_headers = meta_headers(section.section("meta_headers"));
+    refuse_shared_names(
+        &section,
+        &identity,
+        &companions,
+        signature.as_ref(),
+        &meta_headers,
+    );
     let timeout = || value::duration(MILLISECOND..=HOUR);
     let connect_timeout = section.or("connect_timeout", Duration::from_secs(5), timeout());
     let response_timeout = section.or("response_timeout", Duration::from_secs(60), timeout());
@@ -41,6 +48,7 @@ pub(crate) fn upstream(
         identity: identity?,
         companions,
         signature: signature?,
+        meta_headers,
         connect_timeout,
         response_timeout,
         idle_timeout,
@@ -120,6 +128,26 @@ fn companions(mut section: Section<'_>) -> Companions {
     companions
 }
 
+/// The names of metas are the policy's own.
+fn meta_headers(section: Section<'_>) -> Vec<(String, HeaderName)> {
+    let reader = section.reader();
+    let mut headers = Vec::new();
+    for (key, node) in section.pairs() {
+        if ["http_auth", "received_from", "reception_protocol"].contains(&key.name.as_str()) {
+            let name = &key.name;
+            reader.fault(
+                key.place,
+                format!("the meta `{name}` is not the policy's to set"),
+            );
+        }
+        match own_header(node) {
+            Ok(header) => headers.push((key.name.clone(), header)),
+            Err(complaint) => reader.fault(node.place, complaint),
+        }
+    }
+    headers
+}
+
 /// `None` is a fault that has been recorded, `Some(None)` that nothing is signed.
 fn signature(
     mut section: Section<'_>,
@@ -171,6 +199,7 @@ fn refuse_shared_names(
     identity: &Option<IdentityForm>,
     companions: &Companions,
     signature: Option<&Option<Signature>>,
+    metas: &[(String, HeaderName)],
 ) {
     let identity = match identity {
         Some(IdentityForm::Header(name)) => Some(name),
@@ -184,7 +213,8 @@ fn refuse_shared_names(
         signature.and_then(Option::as_ref).map(|it| &it.header),
     ];
     let mut seen: Vec<String> = Vec::new();
-    for name in names.into_iter().flatten() {
+    let metas = metas.iter().map(|(_, header)| header);
+    for name in names.into_iter().flatten().chain(metas) {
         let folded = name.as_str().replace('_', "-");
         if seen.contains(&folded) {
             section.reader().fault(

@@ -147,6 +147,11 @@ fn fields(
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         fields.push(("Retry-After", HeaderValue::from(seconds.max(1))));
     }
+    for (name, value) in refusal.rate_limit().into_iter().flatten() {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            fields.push((name, value));
+        }
+    }
     if let Some(Ok(methods)) = refusal.allow().map(HeaderValue::from_str) {
         fields.push(("Allow", methods));
     }

@@ -35,6 +35,9 @@ fn the_reference_is_true() {
         "upstream.companion_headers.client",
         "upstream.signature.keys",
         "routes.preset",
+        "routes.message_format",
+        "policy.shadow",
+        "quotas.redis",
         "throttle.redis",
     ];
     let comments = BTreeSet::from(comments.map(str::to_owned));

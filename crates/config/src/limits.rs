@@ -1,0 +1,127 @@
+//! The sections `message_rules` and `quotas`: what whom may send, and how much.
+
+use std::path::{Path, PathBuf};
+
+use gatepost_auth::message_rules::{MessageRule, MessageRules, Whom};
+use gatepost_auth::quota::Quota;
+use http::HeaderName;
+
+use crate::node::{Node, Value};
+use crate::routes::name;
+use crate::section::{Complaint, Section, describe, shorten};
+use crate::settings::{QuotaRule, Quotas, WhenDown};
+use crate::{secret, value};
+
+/// Reads `message_rules`.
+pub(crate) fn message_rules(root: &mut Section<'_>) -> MessageRules {
+    let mut rules = Vec::new();
+    for mut section in root.sections("message_rules") {
+        let whom = section.required_list("for", "[anyone]", whom);
+        let domains = |section: &mut Section<'_>, key| {
+            let there = section.node(key).is_some();
+            let list = section.list(key, "[example.com, \"*.example.com\"]", |node| {
+                value::text(node)?
+                    .parse()
+                    .map_err(|fault: gatepost_auth::message_rules::DomainFault| fault.to_string())
+            });
+            // An empty list allows no domain at all, which is another thing than no list.
+            there.then_some(list)
+        };
+        let senders = domains(&mut section, "senders");
+        let from = domains(&mut section, "from");
+        let max_recipients =
+            section.optional("max_recipients", value::integer(1..=1_000_000_usize));
+        let max_size = section.optional("max_size", value::size(1..=4 << 30));
+        let forbidden_fields = section.list("forbidden_fields", "[deferred_spool]", value::text);
+        let forbidden_headers = section.list("forbidden_headers", "[X-Virtual-MTA]", |node| {
+            let text = value::text(node)?;
+            HeaderName::from_bytes(text.as_bytes())
+                .map(|name| name.as_str().to_owned())
+                .map_err(|_| format!("`{}` is not a header name", shorten(&text)))
+        });
+        section.finish();
+        if let Some(whom) = whom {
+            rules.push(MessageRule {
+                whom,
+                senders,
+                from,
+                max_recipients,
+                max_size,
+                forbidden_fields,
+                forbidden_headers,
+            });
+        }
+    }
+    MessageRules::new(rules)
+}
+
+/// Reads `quotas`.
+pub(crate) fn quotas(mut section: Section<'_>, folder: &Path, files: &mut Vec<PathBuf>) -> Quotas {
+    let mut rules = Vec::new();
+    for mut limit in section.sections("limits") {
+        let whom = limit.required_list("for", "[anyone]", whom);
+        let requests = limit.list("requests", "[100/s]", quota);
+        let recipients = limit.list("recipients", "[10000/day]", quota);
+        if requests.is_empty() && recipients.is_empty() {
+            limit.reader().fault(
+                limit.place(),
+                "a limit names `requests`, `recipients` or both",
+            );
+        }
+        limit.finish();
+        if let Some(whom) = whom {
+            rules.push(QuotaRule {
+                whom,
+                requests,
+                recipients,
+            });
+        }
+    }
+    let words = [("local", WhenDown::Local), ("refuse", WhenDown::Refuse)];
+    let quotas = Quotas {
+        rules,
+        entries: section.or("entries", 100_000, value::integer(1000..=10_000_000_usize)),
+        redis: secret::redis(&mut section, "redis", folder, files),
+        when_down: section.or("when_redis_is_down", WhenDown::Local, value::word(&words)),
+    };
+    section.finish();
+    quotas
+}
+
+/// `anyone`, `{ identity: scott }` or `{ group: bulk }`.
+fn whom(node: &Node) -> Result<Whom, Complaint> {
+    if matches!(&node.value, Value::Text(text) if text == "anyone") {
+        return Ok(Whom::Anyone);
+    }
+    if let Value::Map(entries) = &node.value
+        && let [(key, value)] = entries.as_slice()
+    {
+        match key.name.as_str() {
+            "identity" => return name(value).map(Whom::Identity),
+            "group" => return name(value).map(Whom::Group),
+            _ => {}
+        }
+    }
+    Err(format!(
+        "expected `anyone`, `{{ identity: x }}` or `{{ group: x }}`, found {}",
+        describe(&node.value)
+    ))
+}
+
+/// `10000/min`, or `{ rate: 10000/min, burst: 500 }`.
+fn quota(node: &Node) -> Result<Quota, Complaint> {
+    let (rate, burst) = if let Value::Map(entries) = &node.value {
+        let find = |wanted: &str| {
+            let found = entries.iter().find(|(key, _)| key.name == wanted);
+            found.map(|(_, value)| value)
+        };
+        let (Some(rate), Some(burst), 2) = (find("rate"), find("burst"), entries.len()) else {
+            return Err("expected `10000/min` or `{ rate: 10000/min, burst: 500 }`".to_owned());
+        };
+        (rate, Some(value::integer(1..=u32::MAX)(burst)?))
+    } else {
+        (node, None)
+    };
+    let text = value::text(rate)?;
+    Quota::parse(&text, burst).map_err(|fault| format!("{fault}; found `{}`", shorten(&text)))
+}
