@@ -34,14 +34,29 @@ test: setup             ## every check that needs no other server
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo test --locked --workspace
 
-# Servers of others, from Debian. redis-server's own service is not needed and is left as the package leaves it.
+# Programs of others, from Debian. The tests start them by themselves, with a configuration of their own, so nothing that
+# is installed here may start, now or at the next boot: while apt-get runs a policy-rc.d forbids it (one that is there
+# already is left alone, as in containers), and afterwards the units are disabled. What was there before is not touched.
+# Of fail2ban only fail2ban-regex is used. /usr/sbin is where nginx and haproxy are, and not in everybody's PATH.
 .PHONY: integration
-integration: setup      ## the tests that need Redis (installed when missing)
-	@if ! command -v redis-server >/dev/null; then \
-	  sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
-	  $$sudo apt-get update -qq; \
-	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends redis-server >/dev/null; \
-	fi
+integration: export PATH := $(PATH):/usr/sbin
+integration: setup      ## the tests that need redis-server, haproxy, nginx and fail2ban-regex (installed when missing)
+	@missing=(); \
+	for tool in redis-server haproxy nginx; do command -v $$tool >/dev/null || missing+=($$tool); done; \
+	command -v fail2ban-regex >/dev/null || missing+=(fail2ban); \
+	if [ $${#missing[@]} -eq 0 ]; then exit 0; fi; \
+	if ! command -v apt-get >/dev/null; then \
+	  echo "please install: $${missing[*]}"; exit 1; \
+	fi; \
+	sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
+	echo "installing, without starting: $${missing[*]}"; \
+	$$sudo apt-get update -qq; \
+	if [ ! -e /usr/sbin/policy-rc.d ]; then \
+	  trap '$$sudo rm -f /usr/sbin/policy-rc.d' EXIT; \
+	  printf '#!/bin/sh\nexit 101\n' | $$sudo install -m 755 /dev/stdin /usr/sbin/policy-rc.d; \
+	fi; \
+	DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; \
+	if command -v systemctl >/dev/null; then $$sudo systemctl disable --quiet "$${missing[@]}"; fi
 	cargo test --locked --package gatepost --features integration --test integration
 
 .PHONY: deny

@@ -106,11 +106,10 @@ impl Setup {
         self
     }
 
-    /// The YAML as it is written. Lines of [`Setup::with`] that begin with `listener.`, `upstream.` or `policy.`
-    /// go into those sections.
+    /// The YAML as it is written; lines given to [`Setup::with`] that begin with `policy.`, `upstream.` or
+    /// `listener.` go there.
     fn yaml(&self) -> String {
-        let (mut policy, mut upstream, mut rest) = (String::new(), String::new(), String::new());
-        let mut listener = String::new();
+        let [mut policy, mut upstream, mut listener, mut rest] = [const { String::new() }; 4];
         for line in self.extra.lines() {
             if let Some(line) = line.strip_prefix("listener.") {
                 let _ = writeln!(listener, "    {line}");

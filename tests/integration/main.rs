@@ -6,5 +6,7 @@
 #[path = "../harness.rs"]
 mod harness;
 
+mod haproxy;
+mod program;
 mod redis;
 mod signature;
