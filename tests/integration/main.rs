@@ -7,6 +7,7 @@
 mod harness;
 
 mod haproxy;
+mod nginx;
 mod program;
 mod redis;
 mod signature;
