@@ -6,6 +6,7 @@
 #[path = "../harness.rs"]
 mod harness;
 
+mod fail2ban;
 mod haproxy;
 mod nginx;
 mod program;
