@@ -12,3 +12,4 @@ mod nginx;
 mod program;
 mod redis;
 mod signature;
+mod throttle;

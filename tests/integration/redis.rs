@@ -6,15 +6,18 @@ use std::process::{Child, Command, Stdio};
 
 use crate::harness::{STRANGER, Setup, basic, inject, run_with, wait_for};
 
+/// Where Redis listens: nobody connects from there, so that no connection holds the port while Redis is away.
+const HOST: &str = "127.0.0.7";
+
 /// A Redis of the test's own, in memory alone, on a port of its own. Killed when dropped.
-struct Redis {
+pub(crate) struct Redis {
     child: Option<Child>,
     port: u16,
 }
 
 impl Redis {
-    fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
+    pub(crate) fn start() -> Self {
+        let port = TcpListener::bind((HOST, 0))
             .unwrap()
             .local_addr()
             .unwrap()
@@ -24,14 +27,14 @@ impl Redis {
         redis
     }
 
-    fn start_again(&mut self) {
+    pub(crate) fn start_again(&mut self) {
         let port = self.port.to_string();
         let child = Command::new("redis-server")
             .args([
                 "--port",
                 &port,
                 "--bind",
-                "127.0.0.1",
+                HOST,
                 "--save",
                 "",
                 "--appendonly",
@@ -42,19 +45,32 @@ impl Redis {
             .expect("redis-server is installed by `make integration`");
         self.child = Some(child);
         wait_for("Redis to listen", || {
-            TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+            TcpStream::connect(self.address()).is_ok()
         });
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
         }
     }
 
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/", self.port)
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{HOST}:{}/", self.port)
+    }
+
+    pub(crate) fn address(&self) -> (&'static str, u16) {
+        (HOST, self.port)
+    }
+
+    /// Sends a signal, by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        let done = Command::new("kill")
+            .args([&format!("-{name}"), &pid])
+            .status();
+        assert!(done.unwrap().success());
     }
 }
 
