@@ -40,9 +40,9 @@ test: setup             ## every check that needs no other server
 # Of fail2ban only fail2ban-regex is used. /usr/sbin is where nginx and haproxy are, and not in everybody's PATH.
 .PHONY: integration
 integration: export PATH := $(PATH):/usr/sbin
-integration: setup      ## the tests that need redis-server, haproxy, nginx and fail2ban-regex (installed when missing)
+integration: setup      ## the tests that need redis-server, haproxy, nginx, fail2ban-regex, openssl (installed when missing)
 	@missing=(); \
-	for tool in redis-server haproxy nginx; do command -v $$tool >/dev/null || missing+=($$tool); done; \
+	for tool in redis-server haproxy nginx openssl; do command -v $$tool >/dev/null || missing+=($$tool); done; \
 	command -v fail2ban-regex >/dev/null || missing+=(fail2ban); \
 	if [ $${#missing[@]} -eq 0 ]; then exit 0; fi; \
 	if ! command -v apt-get >/dev/null; then \
@@ -56,7 +56,9 @@ integration: setup      ## the tests that need redis-server, haproxy, nginx and 
 	  printf '#!/bin/sh\nexit 101\n' | $$sudo install -m 755 /dev/stdin /usr/sbin/policy-rc.d; \
 	fi; \
 	DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; \
-	if command -v systemctl >/dev/null; then $$sudo systemctl disable --quiet "$${missing[@]}"; fi
+	if command -v systemctl >/dev/null; then \
+	  for unit in "$${missing[@]}"; do $$sudo systemctl disable --quiet "$$unit" 2>/dev/null || true; done; \
+	fi
 	cargo test --locked --package gatepost --features integration --test integration
 
 .PHONY: deny
