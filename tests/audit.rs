@@ -195,3 +195,51 @@ fn an_audit_log_that_cannot_be_written_stops_nothing() {
     assert_eq!(status, Some(1));
     assert!(err.contains("the audit log"), "{err}");
 }
+
+/// A log that does not say who was turned away is of no use to whoever looks for a stolen key.
+#[test]
+fn a_known_user_who_is_denied_is_named() {
+    let gate = Setup::demo()
+        .routes("\n  - { path: /api/inject/v1, methods: [POST], allow: [{ identity: carol }] }\n")
+        .with("audit: { output: audit.jsonl }")
+        .start();
+    assert_eq!(
+        gate.send(STRANGER, inject(&basic("scott", "tiger")))
+            .unwrap()
+            .status,
+        403
+    );
+    let lines = wait_lines(&gate, "audit.jsonl", 2);
+    let denied = "authorization 127.0.0.2 basic scott denied forbidden /api/inject/v1";
+    assert_eq!(shortened(&lines[1]), denied);
+}
+
+/// A named pipe that nobody reads would hold up the start, and each reload after it.
+#[test]
+fn a_named_pipe_is_no_audit_log() {
+    let gate = start("{ output: audit.jsonl }");
+    let pipe = gate.folder().join("pipe");
+    let made = std::process::Command::new("mkfifo")
+        .arg(&pipe)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let yaml = gate.folder().join("gatepost.yaml");
+    let text = std::fs::read_to_string(&yaml).unwrap();
+    std::fs::write(&yaml, text.replace("audit.jsonl", "pipe")).unwrap();
+    std::fs::rename(&pipe, gate.folder().join("pipe.lua")).unwrap();
+    std::process::Command::new("mkfifo")
+        .arg(&pipe)
+        .status()
+        .unwrap();
+    for _ in 0..2 {
+        gate.signal("HUP");
+    }
+    gate.wait_log(|line| line["message"] == "the old audit log goes on");
+    assert_eq!(gate.send(TRUSTED, inject("")).unwrap().status, 200);
+    wait_lines(&gate, "audit.jsonl", 2);
+    let (status, _, err) =
+        crate::harness::run(&["run", "--config", "gatepost.yaml"], gate.folder());
+    assert_eq!(status, Some(1));
+    assert!(err.contains("it is not a file"), "{err}");
+}

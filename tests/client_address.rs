@@ -366,3 +366,53 @@ fn others_are_served_on_a_proxy_protocol_listener() {
     assert_eq!(gate.send(TRUSTED, get("/messages")).unwrap().status, 200);
     assert_eq!(told(&upstream, "x-http-auth").as_deref(), Some("127.0.0.1"));
 }
+
+/// The attack: a client's connection is open when a reload makes its address a trusted proxy, or makes the proxy
+/// that vouches for it none. What it says then must not count, nor what the proxy said.
+#[test]
+fn a_reload_does_not_change_what_a_connection_is() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address)
+        .with("listener.proxy_protocol: true")
+        .with("trusted_proxies: [127.0.0.3]")
+        .start();
+    let proxy = std::net::Ipv4Addr::new(127, 0, 0, 3);
+    let forged = inject("X-Forwarded-For: 127.0.0.1\r\n");
+    let mut client = gate.connect(STRANGER);
+    client.write(&forged);
+    assert_eq!(client.reply().unwrap().status, 401);
+    let mut proxied = gate.connect(proxy);
+    proxied.write([v2_from([127, 0, 0, 1]), inject("").into_bytes()].concat());
+    assert_eq!(proxied.reply().unwrap().status, 200);
+
+    let yaml = gate.folder().join("gatepost.yaml");
+    let text = std::fs::read_to_string(&yaml).unwrap();
+    std::fs::write(&yaml, text.replace("[127.0.0.3]", "[127.0.0.2]")).unwrap();
+    gate.signal("HUP");
+    gate.wait_log(|line| line["message"] == "configuration and policy are reloaded");
+    client.write(&forged);
+    assert_eq!(client.reply().unwrap().status, 401);
+    proxied.write(inject(""));
+    assert_eq!(proxied.reply().unwrap().status, 400);
+    assert_eq!(upstream.requests(), 1);
+}
+
+/// A proxy that is a trusted host too, which is warned about, lends that to nobody whom it cannot name.
+#[test]
+fn a_nameless_client_is_no_trusted_host() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address)
+        .with("listener.proxy_protocol: true")
+        .with("trusted_proxies: [127.0.0.2]")
+        .with("trusted_hosts: [127.0.0.2]")
+        .start();
+    for header in [b"PROXY UNKNOWN\r\n".to_vec(), v2(0x20, 0x00, 0, &[])] {
+        let sent = [&header, inject("").as_bytes()].concat();
+        assert_eq!(
+            gate.send(STRANGER, sent).unwrap().status,
+            401,
+            "{}",
+            header.escape_ascii()
+        );
+    }
+}

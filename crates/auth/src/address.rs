@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use http::HeaderMap;
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::proxy_header::ProxyHeaderFault;
 use crate::refusal::Refusal;
 
 /// A set of networks, made once and asked often.
@@ -139,8 +140,11 @@ pub struct Arrival {
 /// What a PROXY header says about a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told {
-    /// There was none.
+    /// None is asked for on this listener.
     Nothing,
+    /// None is asked for of this peer, but it is of proxies. Whoever is one by now, after a reload, was none
+    /// when its connection began, so what its requests say of others is not believed.
+    Unasked,
     /// Its client's address.
     Source(IpAddr),
     /// There was one, but it names no client: the proxy's own connection, or one that it cannot name.
@@ -176,6 +180,8 @@ pub struct Origin {
     pub client: IpAddr,
     /// The address at the other end of the TCP connection.
     pub peer: IpAddr,
+    /// Whether nobody knows whose request it is: a proxy's, or that of a client whom the proxy cannot name.
+    nameless: bool,
     /// The trusted HTTP proxies between the two, the client's own first. Empty where it came directly.
     hops: Vec<IpAddr>,
 }
@@ -187,6 +193,7 @@ impl Origin {
         Self {
             client: peer.to_canonical(),
             peer: peer.to_canonical(),
+            nameless: false,
             hops: Vec::new(),
         }
     }
@@ -212,14 +219,23 @@ impl Origin {
         let mut origin = Self {
             client: match arrival.told {
                 Told::Source(source) => source.to_canonical(),
-                Told::Nothing | Told::NoSource => peer,
+                Told::Nothing | Told::Unasked | Told::NoSource => peer,
             },
             peer,
+            nameless: arrival.told == Told::NoSource,
             hops: Vec::new(),
         };
-        // Where a PROXY header names nobody, whose words the headers are is not known.
-        if arrival.told == Told::NoSource || !trusted_proxies.contains(origin.client) {
-            return Ok(origin);
+        match arrival.told {
+            // Where a PROXY header names nobody, whose words the headers are is not known.
+            Told::NoSource | Told::Unasked => return Ok(origin),
+            // Trusted when the connection began, and not any more.
+            Told::Source(_) if !trusted_proxies.contains(peer) => {
+                return Err(Refusal::ProxyHeader(ProxyHeaderFault::Distrusted));
+            }
+            Told::Nothing | Told::Source(_) if !trusted_proxies.contains(origin.client) => {
+                return Ok(origin);
+            }
+            Told::Nothing | Told::Source(_) => {}
         }
         match believed {
             HopHeader::XForwardedFor => {
@@ -253,6 +269,12 @@ impl Origin {
         }
         self.hops.reverse();
         Ok(())
+    }
+
+    /// The address that trust may hang on. None where nobody knows whose request it is.
+    #[must_use]
+    pub fn trustworthy(&self) -> Option<IpAddr> {
+        (!self.nameless).then_some(self.client)
     }
 
     /// Whether a trusted HTTP proxy named the client.
@@ -294,6 +316,11 @@ fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
 pub fn limited_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
+        // Behind 64:ff9b::/96 lies all of IPv4 (RFC 6052 §2.1).
+        IpAddr::V6(address) if address.segments().starts_with(&[0x64, 0xff9b, 0, 0, 0, 0]) => {
+            let [.., a, b, c, d] = address.octets();
+            IpAddr::from([a, b, c, d])
+        }
         IpAddr::V6(address) => {
             Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
         }
@@ -626,6 +653,8 @@ mod tests {
         check_told(client, &["127.0.0.1"], "203.0.113.9");
         let inner = Told::Source(address("10.7.7.7"));
         check_told(inner, &["203.0.113.9"], "203.0.113.9, 10.7.7.7");
+        // It was no proxy when its connection began.
+        check_told(Told::Unasked, &["203.0.113.9"], "10.0.0.1");
         // Whose words the header is cannot be known.
         check_told(Told::NoSource, &["203.0.113.9"], "10.0.0.1");
     }
@@ -638,5 +667,6 @@ mod tests {
         check("192.0.2.1", "192.0.2.1");
         check("::ffff:192.0.2.1", "192.0.2.1");
         check("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::");
+        check("64:ff9b::192.0.2.1", "192.0.2.1");
     }
 }

@@ -52,8 +52,9 @@ impl Gate {
     /// # Errors
     ///
     /// [`Refusal::Unauthorized`] where the client has to say who it is.
-    pub fn without_credentials(&self, route: &Route, client: IpAddr) -> Result<Subject, Refusal> {
-        if self.trusted_hosts.contains(client) {
+    pub fn without_credentials(&self, route: &Route, origin: &Origin) -> Result<Subject, Refusal> {
+        let client = origin.trustworthy();
+        if let Some(client) = client.filter(|it| self.trusted_hosts.contains(*it)) {
             Ok(Subject(SubjectKind::TrustedHost(client)))
         } else {
             let nobody = Subject(SubjectKind::Nobody);
@@ -77,7 +78,7 @@ impl Gate {
         origin: Origin,
         subject: Subject,
     ) -> Result<Permit, Refusal> {
-        if route.admits(&subject, origin.client, &self.trusted_hosts) {
+        if route.admits(&subject, origin.trustworthy(), &self.trusted_hosts) {
             let identity = subject.identity();
             if self.sayable == Sayable::WithoutColon
                 && identity.as_ref().is_some_and(|it| it.contains(':'))
@@ -92,7 +93,7 @@ impl Gate {
         }
         match subject.0 {
             SubjectKind::TrustedHost(_) | SubjectKind::Nobody
-                if route.could_admit(origin.client, &self.trusted_hosts) =>
+                if route.could_admit(origin.trustworthy(), &self.trusted_hosts) =>
             {
                 Err(Refusal::Unauthorized)
             }
@@ -109,10 +110,12 @@ impl Gate {
         client: IpAddr,
         subject: &'a Subject,
     ) -> impl Iterator<Item = (&'a Allow, bool)> {
-        route
-            .allow
-            .iter()
-            .map(move |rule| (rule, rule.admits(subject, client, &self.trusted_hosts)))
+        route.allow.iter().map(move |rule| {
+            (
+                rule,
+                rule.admits(subject, Some(client), &self.trusted_hosts),
+            )
+        })
     }
 
     /// The value of `WWW-Authenticate` (RFC 7617 §2).
@@ -196,7 +199,7 @@ mod tests {
         let (gate, route, client) = (gate(), route(allow), from.parse::<IpAddr>().unwrap());
         let subject = match judgement.cloned() {
             Some(judgement) => judgement.into_subject(Mechanism::Basic),
-            None => gate.without_credentials(&route, client),
+            None => gate.without_credentials(&route, &Origin::direct(client)),
         };
         let got = subject
             .and_then(|subject| gate.permit(&route, Origin::direct(client), subject))

@@ -12,8 +12,8 @@ pub struct ProtectedNames(Vec<String>);
 
 impl ProtectedNames {
     /// What is protected whatever the configuration says: credentials, which end here, and every
-    /// name by which upstreams learn a client's address or a request's name.
-    const ALWAYS: [&'static str; 11] = [
+    /// common name by which upstreams learn a client's address or a request's name.
+    const ALWAYS: [&'static str; 15] = [
         "authorization",
         "proxy-authorization",
         "forwarded",
@@ -23,6 +23,10 @@ impl ProtectedNames {
         "x-forwarded-proto",
         "x-forwarded-server",
         "x-real-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "true-client-ip",
+        "cf-connecting-ip",
         "x-request-id",
         "x-http-auth",
     ];

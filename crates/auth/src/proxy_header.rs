@@ -169,6 +169,9 @@ pub enum ProxyHeaderFault {
     /// Longer than a header is.
     #[error("the PROXY header is too long")]
     TooLong,
+    /// It was written by a proxy that is not trusted any more.
+    #[error("the proxy of this connection is not trusted any more")]
+    Distrusted,
     /// It contradicts the specification, or itself.
     #[error("the PROXY header is malformed")]
     Malformed,

@@ -144,7 +144,7 @@ impl Routes {
 
 impl Route {
     /// Whether credentials could open this route to somebody at this address.
-    pub(crate) fn could_admit(&self, client: IpAddr, trusted_hosts: &Networks) -> bool {
+    pub(crate) fn could_admit(&self, client: Option<IpAddr>, trusted_hosts: &Networks) -> bool {
         self.allow
             .iter()
             .any(|allow| allow.could_admit(client, trusted_hosts))
@@ -154,7 +154,7 @@ impl Route {
     pub(crate) fn admits(
         &self,
         subject: &Subject,
-        client: IpAddr,
+        client: Option<IpAddr>,
         trusted_hosts: &Networks,
     ) -> bool {
         self.allow

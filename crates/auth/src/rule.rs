@@ -38,6 +38,8 @@ pub(crate) struct Asker<'a> {
     /// `None`: from an address that no rule and no list names.
     pub(crate) client: Option<IpAddr>,
     pub(crate) trusted_hosts: &'a Networks,
+    /// Whether a network that holds a large part of the internet holds an address that nobody names.
+    pub(crate) everywhere: bool,
 }
 
 impl Allow {
@@ -45,23 +47,25 @@ impl Allow {
     pub(crate) fn admits(
         &self,
         subject: &Subject,
-        client: IpAddr,
+        client: Option<IpAddr>,
         trusted_hosts: &Networks,
     ) -> bool {
         // With everything known the answer is never "perhaps"; if it were, it would be no.
         self.holds(Asker {
             subject: Some(subject),
-            client: Some(client),
+            client,
             trusted_hosts,
+            everywhere: false,
         }) == Some(true)
     }
 
     /// Whether anybody at this address could be let in by credentials that the policy accepts.
-    pub(crate) fn could_admit(&self, client: IpAddr, trusted_hosts: &Networks) -> bool {
+    pub(crate) fn could_admit(&self, client: Option<IpAddr>, trusted_hosts: &Networks) -> bool {
         self.holds(Asker {
             subject: None,
-            client: Some(client),
+            client,
             trusted_hosts,
+            everywhere: false,
         }) != Some(false)
     }
 
@@ -75,6 +79,7 @@ impl Allow {
             subject: Some(&nobody),
             client: None,
             trusted_hosts: &trusted_hosts,
+            everywhere: true,
         }) == Some(true)
     }
 
@@ -90,7 +95,10 @@ impl Allow {
             ),
             Self::Identity(name) => asker.is_named(name),
             Self::Group(name) => asker.is_in(name),
-            Self::Network(network) => Some(asker.client.is_some_and(|it| within(*network, it))),
+            Self::Network(network) => Some(match asker.client {
+                Some(client) => within(*network, client),
+                None => asker.everywhere && is_wide(network),
+            }),
             Self::AllOf(rules) => all(rules.iter().map(|rule| rule.holds(asker))),
             Self::AnyOf(rules) => {
                 all(rules.iter().map(|rule| rule.holds(asker).map(|it| !it))).map(|it| !it)
@@ -119,6 +127,16 @@ impl Asker<'_> {
     fn is_in(self, group: &str) -> Option<bool> {
         self.subject
             .map(|subject| subject.groups().iter().any(|it| it == group))
+    }
+}
+
+/// Whether a network is a large part of the internet: more than a /8, or a /32 of IPv6.
+#[must_use]
+pub fn is_wide(network: &IpNet) -> bool {
+    match canonical(*network) {
+        IpNet::V4(net) => net.prefix_len() < 8,
+        // What is wider than `::ffff:0:0/96` holds all of IPv4 for whoever reads it so.
+        IpNet::V6(net) => net.prefix_len() < 32,
     }
 }
 
@@ -248,7 +266,7 @@ mod tests {
             (Allow::AllOf(Vec::new()), &nobody, outside, true),
             (Allow::AnyOf(Vec::new()), &scott, inside, false),
         ] {
-            let got = rule.admits(subject, from.parse().unwrap(), &trusted);
+            let got = rule.admits(subject, Some(from.parse().unwrap()), &trusted);
             assert_eq!(got, expected, "{rule} {subject:?} {from}");
         }
     }
@@ -275,7 +293,7 @@ mod tests {
             ),
             (not(Allow::Authenticated), "192.0.2.1", false),
         ] {
-            let got = rule.could_admit(from.parse().unwrap(), &trusted);
+            let got = rule.could_admit(Some(from.parse().unwrap()), &trusted);
             assert_eq!(got, expected, "{rule} {from}");
         }
     }
@@ -288,6 +306,15 @@ mod tests {
             (not(mallory()), true),
             (not(Allow::TrustedHosts), true),
             (not(network("10.0.0.0/8")), true),
+            (network("0.0.0.0/0"), true),
+            (
+                Allow::AnyOf(vec![network("128.0.0.0/1"), Allow::Authenticated]),
+                true,
+            ),
+            (
+                Allow::AllOf(vec![network("0.0.0.0/0"), Allow::Authenticated]),
+                false,
+            ),
             (
                 Allow::AllOf(vec![Allow::Authenticated, not(mallory())]),
                 false,

@@ -20,6 +20,7 @@ pub(crate) fn routes(root: &mut Section<'_>) -> Routes {
             // What a preset names may be named before it: that is how it is made stricter.
             let preset = section.required("preset", value::word(&[("kumomta", ())]));
             let added = preset.map_or(Vec::new(), |()| kumomta());
+            warn_about_wider(&section, &added, routes.iter().zip(&lines));
             lines.extend(added.iter().map(|_| line));
             routes.extend(added);
         } else if let Some(route) = route(&mut section) {
@@ -146,6 +147,29 @@ fn refuse_shadowed<'a>(
                 section.place(),
                 format!(
                     "the route on line {line} takes every `{method} {path}` already; write the narrower path first"
+                ),
+            );
+        }
+    }
+}
+
+/// A prefix before a preset was hardly written with all of the preset's routes in mind.
+fn warn_about_wider<'a>(
+    section: &Section<'_>,
+    preset: &[Route],
+    earlier: impl Iterator<Item = (&'a Route, &'a u64)>,
+) {
+    for (other, line) in earlier.filter(|(it, _)| it.path.label().ends_with('*')) {
+        let hidden = preset.iter().find(|route| {
+            let shared = route.methods.iter().any(|it| other.methods.contains(it));
+            shared && other.allow != route.allow && covers(other.path.label(), route.path.label())
+        });
+        if let Some(hidden) = hidden {
+            section.reader().warn(
+                section.place(),
+                format!(
+                    "the route on line {line} decides about `{}` before the preset does",
+                    hidden.path.label()
                 ),
             );
         }

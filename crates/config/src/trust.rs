@@ -2,6 +2,7 @@
 
 use gatepost_auth::Networks;
 use gatepost_auth::address::{HopHeader, parse_network};
+use gatepost_auth::rule::is_wide;
 use ipnet::IpNet;
 
 use crate::node::Place;
@@ -129,15 +130,6 @@ const REWRITERS: [(&str, &str); 4] = [
         "link-local, to which nodes rewrite what they forward",
     ),
 ];
-
-fn is_wide(network: &IpNet) -> bool {
-    match network {
-        IpNet::V4(net) => net.prefix_len() < 8,
-        // `::ffff:0:0/96` is all of IPv4: `Networks` reads it so.
-        IpNet::V6(net) if net.network().to_ipv4_mapped().is_some() => net.prefix_len() < 96 + 8,
-        IpNet::V6(net) => net.prefix_len() < 32,
-    }
-}
 
 /// RFC 1918, RFC 6598 and RFC 4193: where clusters take their addresses from.
 fn is_private(network: &IpNet) -> bool {

@@ -88,7 +88,7 @@ fn decide(
             Err(refusal) => return Ok(Err(refusal)),
         },
         None if !question.groups.is_empty() => bail!("--group needs --user"),
-        None => match gate.without_credentials(route, client) {
+        None => match gate.without_credentials(route, &Origin::direct(client)) {
             Ok(subject) => subject,
             Err(refusal) => {
                 why.push(("identity", "none".to_owned()));

@@ -58,7 +58,7 @@ fn main() -> ExitCode {
             let claim = Claim {
                 method: &method,
                 path: &path,
-                client,
+                client: client.to_canonical(),
                 identity: &identity,
             };
             let tolerance = Duration::from_secs(tolerance);

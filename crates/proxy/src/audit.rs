@@ -4,9 +4,12 @@
 //! Lines are written by a thread of its own; a disk that is slow or full holds up no request. What cannot
 //! be taken in time is dropped and counted.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -26,13 +29,16 @@ const LAST: Duration = Duration::from_secs(2);
 /// The way to the thread that writes.
 pub(crate) struct Audit {
     to_writer: SyncSender<Message>,
+    /// The output that is to be opened next, also where it is the one that is open: a file may have been moved
+    /// away. Kept apart, so that whoever wants it need not wait for a writer that is stuck.
+    wanted: Arc<Mutex<Option<AuditOutput>>>,
     lost: IntCounter,
 }
 
 enum Message {
     Line(String),
-    /// Opens the output, also where it is the one that is open: a file may have been moved away.
-    Open(AuditOutput),
+    /// Says that there is an output to be opened.
+    Open,
     /// Writes what is there, and says so.
     Flush(SyncSender<()>),
 }
@@ -44,16 +50,29 @@ impl Audit {
     pub(crate) fn start(output: &AuditOutput, lost: IntCounter) -> io::Result<Self> {
         let sink = open(output)?;
         let (to_writer, messages) = sync_channel(WAITING);
+        let wanted: Arc<Mutex<Option<AuditOutput>>> = Arc::default();
+        let writer = Writer {
+            sink,
+            wanted: wanted.clone(),
+            pending: 0,
+            well: true,
+            lost: lost.clone(),
+        };
         thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || write(sink, &messages))?;
-        Ok(Self { to_writer, lost })
+            .spawn(move || writer.run(&messages))?;
+        Ok(Self {
+            to_writer,
+            wanted,
+            lost,
+        })
     }
 
     /// Opens the output anew.
     pub(crate) fn reopen(&self, output: &AuditOutput) {
-        // Waits where lines wait: they belong into the old file.
-        let _ = self.to_writer.send(Message::Open(output.clone()));
+        *lock(&self.wanted) = Some(output.clone());
+        // Where there is no room for it, the writer looks when it has written what waits.
+        let _ = self.to_writer.try_send(Message::Open);
     }
 
     /// Waits until everything is written, for a while.
@@ -212,8 +231,7 @@ fn open(output: &AuditOutput) -> io::Result<Sink> {
         AuditOutput::Off => Box::new(io::sink()),
         AuditOutput::Stdout => Box::new(BufWriter::new(io::stdout())),
         AuditOutput::File(path) => {
-            let file = OpenOptions::new().append(true).create(true).open(path);
-            let file = file.map_err(|fault| {
+            let file = open_file(path).map_err(|fault| {
                 let shown = path.display();
                 io::Error::new(fault.kind(), format!("the audit log {shown}: {fault}"))
             })?;
@@ -222,41 +240,95 @@ fn open(output: &AuditOutput) -> io::Result<Sink> {
     })
 }
 
-/// Writes until nobody can have anything to say any more.
-fn write(mut sink: Sink, messages: &Receiver<Message>) {
-    let mut well = true;
-    while let Ok(first) = messages.recv() {
-        let mut written = Ok(());
-        // What came meanwhile goes out together.
-        for message in std::iter::once(first).chain(messages.try_iter().take(WAITING)) {
-            match message {
-                Message::Line(line) => {
-                    written = written.and(writeln!(sink, "{line}"));
-                }
-                Message::Open(output) => {
-                    written = written.and(sink.flush());
-                    match open(&output) {
-                        Ok(opened) => sink = opened,
-                        Err(fault) => tracing::error!(%fault, "the old audit log goes on"),
+fn open_file(path: &Path) -> io::Result<File> {
+    // Opening a named pipe would wait for a reader.
+    if std::fs::metadata(path).is_ok_and(|it| !it.is_file()) {
+        return Err(io::Error::other("it is not a file"));
+    }
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The thread's own.
+struct Writer {
+    sink: Sink,
+    wanted: Arc<Mutex<Option<AuditOutput>>>,
+    /// Lines that the sink has taken and may still lose.
+    pending: u64,
+    well: bool,
+    lost: IntCounter,
+}
+
+impl Writer {
+    /// Writes until nobody can have anything to say any more.
+    fn run(mut self, messages: &Receiver<Message>) {
+        while let Ok(first) = messages.recv() {
+            // What came meanwhile goes out together.
+            for message in std::iter::once(first).chain(messages.try_iter().take(WAITING)) {
+                match message {
+                    Message::Line(line) => self.line(line),
+                    Message::Open => self.open_wanted(),
+                    Message::Flush(done) => {
+                        self.flush();
+                        let _ = done.send(());
                     }
                 }
-                Message::Flush(done) => {
-                    written = written.and(sink.flush());
-                    let _ = done.send(());
-                }
             }
+            self.flush();
+            self.open_wanted();
         }
-        written = written.and(sink.flush());
+    }
+
+    fn line(&mut self, mut line: String) {
+        self.pending += 1;
+        line.push('\n');
+        let written = self.sink.write_all(line.as_bytes());
+        self.note(written);
+    }
+
+    fn flush(&mut self) {
+        let written = self.sink.flush();
+        let well = written.is_ok();
+        self.note(written);
+        if well {
+            self.pending = 0;
+        }
+    }
+
+    /// The lines that are lost are counted; that there are some is said once.
+    fn note(&mut self, written: io::Result<()>) {
         match written {
-            Err(fault) if well => {
-                well = false;
-                tracing::error!(%fault, "audit lines are lost: they cannot be written");
+            Err(fault) => {
+                self.lost.inc_by(self.pending);
+                self.pending = 0;
+                if self.well {
+                    tracing::error!(%fault, "audit lines are lost: they cannot be written");
+                }
+                self.well = false;
             }
-            Ok(()) if !well => {
-                well = true;
+            Ok(()) if !self.well && self.pending == 0 => {
+                self.well = true;
                 tracing::info!("audit lines are written again");
             }
-            Ok(()) | Err(_) => {}
+            Ok(()) => {}
+        }
+    }
+
+    fn open_wanted(&mut self) {
+        let Some(output) = lock(&self.wanted).take() else {
+            return;
+        };
+        self.flush();
+        match open(&output) {
+            Ok(sink) => self.sink = sink,
+            Err(fault) => tracing::error!(%fault, "the old audit log goes on"),
         }
     }
 }

@@ -45,17 +45,22 @@ impl Connections {
         let _open = Counted::new(&self.metrics.connections);
         let mut stream = prepare(tcp, peer);
         let mut arrival = Arrival::direct(peer.ip());
-        if opening == Opening::ProxyHeader && self.is_proxy(arrival.peer) {
-            let time = self.snapshot.load().http.head_timeout;
-            match proxy_header(&mut stream, time, &mut shutdown).await {
-                Opened::Told(told) => arrival.told = told,
-                Opened::Closed => return,
-                Opened::Refused(refusal) => {
-                    self.record_refusal(arrival, &refusal);
-                    return answer::refuse_raw(Box::new(stream), &refusal).await;
+        if opening == Opening::ProxyHeader {
+            arrival.told = Told::Unasked;
+            if self.is_proxy(arrival.peer) {
+                let time = self.snapshot.load().http.head_timeout;
+                match proxy_header(&mut stream, time, &mut shutdown).await {
+                    Opened::Told(told) => arrival.told = told,
+                    Opened::Closed => return,
+                    Opened::Refused(refusal) => {
+                        self.record_refusal(arrival, &refusal);
+                        return answer::refuse_raw(Box::new(stream), &refusal).await;
+                    }
                 }
             }
-            carry(&mut stream, arrival);
+            if !carry(&mut stream, arrival) {
+                return;
+            }
         }
         let first = self.head(&mut stream, Turn::First, &mut shutdown).await;
         if let Incoming::Http2(preface) = first {
@@ -128,7 +133,7 @@ impl Connections {
         record.peer = Some(arrival.peer);
         record.client = Some(match arrival.told {
             Told::Source(source) => source,
-            Told::Nothing | Told::NoSource => arrival.peer,
+            Told::Nothing | Told::Unasked | Told::NoSource => arrival.peer,
         });
         record.refused(refusal);
         record.detail = Some(refusal.message().into_owned());
@@ -139,11 +144,17 @@ impl Connections {
 
 /// Lets every request of the connection know how it arrived. The library carries what it was told about the
 /// proxy in front to its requests, of HTTP/1 and HTTP/2 alike, and has a place there for data of others.
-fn carry(stream: &mut TcpOrUnix, arrival: Arrival) {
+///
+/// False where it cannot be noted: then the connection must not be served, since without the note it would be taken
+/// for one that came directly.
+#[must_use]
+fn carry(stream: &mut TcpOrUnix, arrival: Arrival) -> bool {
     // There was no CONNECT and so no answer to one; the field has to be filled.
-    if let Ok(answer) = ResponseHeader::build(200, Some(0)) {
-        stream.set_proxy_digest(ProxyDigest::new(Box::new(answer), Some(Box::new(arrival))));
-    }
+    let Ok(answer) = ResponseHeader::build(200, Some(0)) else {
+        return false;
+    };
+    stream.set_proxy_digest(ProxyDigest::new(Box::new(answer), Some(Box::new(arrival))));
+    true
 }
 
 /// How the connection of a request arrived, as [`carry`] noted it.

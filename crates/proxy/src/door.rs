@@ -68,8 +68,9 @@ impl Door {
         record.route = Some(route.path.label().clone());
         let subject = match record.read(Credentials::from_headers(headers, &gate.credentials))? {
             Some(credentials) => self.judge(credentials, &origin, snapshot, record).await?,
-            None => record.found(gate.without_credentials(route, origin.client))?,
+            None => record.found(gate.without_credentials(route, &origin))?,
         };
+        record.known(&subject);
         gate.permit(route, origin, subject)
     }
 
@@ -90,16 +91,21 @@ impl Door {
             user: user.as_deref(),
         };
         let asked = Instant::now();
+        let throttle = |judgement: &Judgement| {
+            if *judgement == Judgement::Rejected {
+                return self.throttle.failed(&snapshot.throttle, attempt);
+            }
+            // Others may have failed meanwhile, and a right guess among them must not stand out.
+            self.throttle.check(&snapshot.throttle, attempt)
+        };
         let judgement = match self.throttle.check(&snapshot.throttle, attempt) {
-            Ok(()) => Ok(snapshot.policy.judge(credentials).await),
+            Ok(()) => {
+                let judgement = snapshot.policy.judge(credentials).await;
+                record.judged = Some(asked.elapsed());
+                throttle(&judgement).map(|()| judgement)
+            }
             Err(throttled) => Err(throttled),
         };
-        if let Ok(judgement) = &judgement {
-            record.judged = Some(asked.elapsed());
-            if *judgement == Judgement::Rejected {
-                self.throttle.failed(&snapshot.throttle, attempt);
-            }
-        }
         record.authentication = Some(Authentication::of(mechanism, judgement.as_ref()));
         let subject = judgement.and_then(|it| it.into_subject(mechanism));
         if subject.is_err() {
@@ -143,9 +149,8 @@ impl ProxyHttp for Door {
         // A client that does not read must not hold its request for ever.
         session.set_write_timeout(Some(passage.snapshot.http.body_timeout));
         let decision = self.decide(session, passage).await;
-        match &decision {
-            Ok(permit) => passage.record.permitted(permit),
-            Err(refusal) => passage.record.refused(refusal),
+        if let Err(refusal) = &decision {
+            passage.record.refused(refusal);
         }
         self.audit
             .decided(&passage.record, &passage.snapshot.audit.output);

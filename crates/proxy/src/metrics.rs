@@ -259,8 +259,9 @@ impl ThrottleMetrics {
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let up = IntGauge::new(
             "gatepost_throttle_redis_up",
-            "1 where the throttle is shared through Redis, 0 where it is not, or not to be",
+            "0 where the throttle is to be shared through Redis and cannot be, else 1",
         )?;
+        up.set(1);
         let untold = IntCounter::new(
             "gatepost_throttle_untold_total",
             "Wrong credentials that other replicas could not be told of",

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use gatepost_auth::address::Arrival;
-use gatepost_auth::{CredentialFault, Judgement, Mechanism, Origin, Permit, Refusal, Subject};
+use gatepost_auth::{CredentialFault, Judgement, Mechanism, Origin, Refusal, Subject};
 use http::{HeaderMap, Method};
 
 /// One request, from its head to the last byte of its answer.
@@ -152,9 +152,10 @@ impl Record {
         subject
     }
 
-    pub(crate) fn permitted(&mut self, permit: &Permit) {
-        self.identity = permit.identity().map(str::to_owned);
-        self.mechanism = permit.subject().mechanism();
+    /// Notes who it is, also where that opens nothing.
+    pub(crate) fn known(&mut self, subject: &Subject) {
+        self.identity = subject.identity();
+        self.mechanism = subject.mechanism();
     }
 
     pub(crate) fn refused(&mut self, refusal: &Refusal) {

@@ -3,7 +3,8 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
@@ -49,10 +50,23 @@ impl Fingerprint {
         let mut hasher = DefaultHasher::new();
         for file in files {
             file.hash(&mut hasher);
-            std::fs::read(&file).ok().hash(&mut hasher);
+            content(&file).hash(&mut hasher);
         }
         Self(hasher.finish())
     }
+}
+
+/// What a file holds, up to what configurations and policies are allowed to hold; more changes nothing. What is no
+/// file is not opened: a named pipe would never end.
+fn content(path: &Path) -> Option<Vec<u8>> {
+    const MOST: u64 = 16 << 20;
+    if !std::fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    let mut file = std::fs::File::open(path).ok()?.take(MOST);
+    file.read_to_end(&mut bytes).ok()?;
+    Some(bytes)
 }
 
 /// Why a reload is wanted.

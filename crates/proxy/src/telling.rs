@@ -1,5 +1,5 @@
 //! How the upstream is told who sent a request: a header, or Basic credentials for an MTA that reads nothing
-//! else; companions that say more; and a signature over it all.
+//! else; companions that say more; and a signature over the identity.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,9 +1,9 @@
 //! Who presented wrong credentials too often lately. Counted by address and by address and user, never by
 //! user alone: that would let anybody shut a user out.
 //!
-//! Only failures cost anything, so the way of a good request is two look-ups. Failures of requests that
-//! were let through at the same moment all count, but do not lengthen the wait, so a limit can be passed
-//! by as many guesses as the policy judges at once, and no more.
+//! Only failures cost anything, so the way of a good request is a few look-ups. The limit is looked at before
+//! the policy is asked and again when it has answered: of many guesses at one moment, no more than the limit
+//! learn whether they were right.
 
 mod shared;
 mod table;
@@ -82,19 +82,28 @@ impl Throttle {
     }
 
     /// Counts wrong credentials.
-    pub(crate) fn failed(&self, limits: &Limits, attempt: Attempt<'_>) {
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Throttled`] where the limit was reached by now, by others that were judged at the same moment.
+    pub(crate) fn failed(&self, limits: &Limits, attempt: Attempt<'_>) -> Result<(), Refusal> {
         if limits.exempt.contains(attempt.client) {
-            return;
+            return Ok(());
         }
         let now = self.memory.now();
+        let mut wait = None;
         for (kind, rate) in keys(limits, attempt) {
             let key = self.memory.key(kind, attempt);
-            let change = |arrival| rate.charge(arrival, now);
+            let change = |arrival| {
+                wait = wait.max(rate.wait(arrival, now));
+                rate.charge(arrival, now)
+            };
             self.memory.table.update(key, now, change);
             if let Some(shared) = &self.shared {
                 shared.tell(Failure::new(kind, attempt, rate, key));
             }
         }
+        wait.map_or(Ok(()), |wait| Err(Refusal::Throttled(wait)))
     }
 }
 
@@ -129,7 +138,8 @@ impl Memory {
         kind.hash(&mut hasher);
         limited_as(attempt.client).hash(&mut hasher);
         if kind == Kind::AddressAndUser {
-            attempt.user.hash(&mut hasher);
+            // Many policies do not tell the cases of a name apart.
+            attempt.user.map(str::to_lowercase).hash(&mut hasher);
         }
         hasher.finish()
     }
@@ -185,7 +195,7 @@ mod tests {
             let attempt = attempt(client, user);
             let passed = throttle.check(&limits, attempt).is_ok();
             if passed {
-                throttle.failed(&limits, attempt);
+                throttle.failed(&limits, attempt).unwrap();
             }
             passed
         };
@@ -211,13 +221,34 @@ mod tests {
         assert!((0..20).all(|_| guess("10.1.1.1", "scott")), "exempt");
     }
 
+    /// The attack: guesses are sent at one moment, so that all are let through before any has failed.
+    #[test]
+    fn of_guesses_at_one_moment_no_more_than_the_limit_learn_anything() {
+        let limits = limits(None, Some("3/hour"));
+        let throttle = throttle(&limits);
+        let attempts =
+            ["scott", "SCOTT", "Scott", "scotT", "scott"].map(|it| attempt("192.0.2.1", it));
+        assert!(
+            attempts
+                .iter()
+                .all(|it| throttle.check(&limits, *it).is_ok())
+        );
+        let learnt = attempts.map(|it| throttle.failed(&limits, it).is_ok());
+        assert_eq!(learnt, [true, true, true, false, false]);
+        assert!(
+            throttle.check(&limits, attempts[0]).is_err(),
+            "nor does one that was right"
+        );
+    }
+
     /// The attack: an IPv6 client changes its address at will.
     #[test]
     fn an_ipv6_network_is_one_client() {
         let limits = limits(Some("2/hour"), None);
         let throttle = throttle(&limits);
         for last in 0..2 {
-            throttle.failed(&limits, attempt(&format!("2001:db8::{last}"), "x"));
+            let attempt_at = format!("2001:db8::{last}");
+            throttle.failed(&limits, attempt(&attempt_at, "x")).unwrap();
         }
         assert!(
             throttle
@@ -245,7 +276,7 @@ mod tests {
                 client,
                 user: Some("scott"),
             };
-            throttle.failed(&limits, attempt);
+            let _ = throttle.failed(&limits, attempt);
         }
         assert!(throttle.memory.table.bytes() <= 8 << 20);
         let refused = (0..10_000_u32)

@@ -194,7 +194,7 @@ fn the_kumomta_preset() {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let target = Target::parse(path.as_bytes()).unwrap();
         let route = gate.routes.find(&method, &target)?;
-        let subject = gate.without_credentials(route, client)?;
+        let subject = gate.without_credentials(route, &Origin::direct(client))?;
         gate.permit(route, Origin::direct(client), subject)
             .map(|_| ())
     };
