@@ -27,8 +27,46 @@ local kumo = {}
 ---@param event 'http_server_validate_auth_basic'
 ---@param handler fun(user: string, password: string?): boolean|kumo.AuthInfo
 ---@overload fun(event: 'http_server_validate_auth_bearer', handler: fun(token: string): false|kumo.AuthInfo)
+---@overload fun(event: 'http_message_generated', handler: fun(msg: kumo.Message, auth_info: kumo.AuthInfo))
 ---@overload fun(event: string, handler: function)
 function kumo.on(event, handler) end
+
+---A part of a message's envelope or of `From`; as a text it is its `email`.
+---@class kumo.Address
+---@field email string    empty for the null sender, as the others
+---@field user string
+---@field domain string   in lower case
+
+---@class kumo.FromHeader: kumo.Address   its parts raise where there is not exactly one address
+---@field list kumo.Address[]
+
+---A message before the MTA. Every other method of KumoMTA's raises here; so does this object once its call is over.
+---@class kumo.Message
+local message = {}
+---`http_auth` (nil where there is no identity), `received_from`, `reception_protocol`, or what was set.
+---@param name string
+---@return string|number|boolean|nil
+function message:get_meta(name) end
+---@param name string
+---@param value string|number|boolean|nil one line of at most 1024 bytes
+function message:set_meta(name, value) end
+---@return kumo.Address
+function message:sender() end
+---The only recipient. With several it raises.
+---@return kumo.Address
+function message:recipient() end
+---@return kumo.Address[]
+function message:recipient_list() end
+---@return integer
+function message:num_recipients() end
+---@return kumo.FromHeader?
+function message:from_header() end
+---@param name string
+---@return string? value not decoded
+function message:get_first_named_header_value(name) end
+---@param name string
+---@return string[] values not decoded
+function message:get_all_named_header_values(name) end
 
 ---@param ... any
 function kumo.log_error(...) end

@@ -8,6 +8,10 @@
 use gatepost_auth::{AuthInfo, Credentials, Identity, IdentityContext, Judgement};
 use mlua::{Table, Value};
 
+use crate::MessageJudgement;
+use crate::api::misc::Rejection;
+use crate::vm::first_line;
+
 /// The judgement, or why the answer is none. The reason never holds a value that the handler returned,
 /// only its kind.
 pub(crate) fn judgement(credentials: &Credentials, answer: &Value) -> Result<Judgement, String> {
@@ -25,6 +29,23 @@ pub(crate) fn judgement(credentials: &Credentials, answer: &Value) -> Result<Jud
             other.type_name()
         )),
     }
+}
+
+/// The longest text of `kumo.reject` that a client is shown, in bytes.
+const LONGEST_TEXT: usize = 512;
+
+/// What an error that ended a message's handler means: a refusal if `kumo.reject` raised it, otherwise it is the reason
+/// why there is no answer.
+pub(crate) fn rejection(fault: &mlua::Error) -> Result<MessageJudgement, String> {
+    let Some(Rejection { code, text }) = fault.downcast_ref() else {
+        return Err(first_line(fault));
+    };
+    if text.chars().any(char::is_control) {
+        return Err("kumo.reject was given a text with control characters".to_owned());
+    }
+    let end = text.floor_char_boundary(LONGEST_TEXT);
+    let text = text.get(..end).unwrap_or_default().to_owned();
+    Ok(MessageJudgement::Rejected { code: *code, text })
 }
 
 fn auth_info(table: &Table) -> Result<AuthInfo, String> {

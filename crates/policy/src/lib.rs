@@ -2,13 +2,15 @@
 //!
 //! A policy is loaded into several Lua states, each on a worker thread of its own ([`worker`]), fed
 //! from one bounded queue ([`pool`]). Whatever a handler does (loop, wait, raise, hoard, answer
-//! nonsense), its call ends within its deadline, the others go on, and the answer is a [`Judgement`].
+//! nonsense), its call ends within its deadline, the others go on, and the answer is a [`Judgement`] of the
+//! credentials or a [`MessageJudgement`] of the message.
 
 mod api;
 mod cache;
 mod convert;
 mod counters;
 mod hook;
+mod message;
 mod pool;
 mod redact;
 mod sources;
@@ -25,6 +27,7 @@ use gatepost_auth::{Credentials, Judgement};
 
 pub use crate::api::hashes::{HashAlgorithm, HashFault, hash_password};
 pub use crate::counters::{Count, PolicyCounters};
+pub use crate::message::{MessageJudgement, MessageQuestion};
 pub use crate::testing::{TestCase, run_tests};
 pub use crate::traps::{Trap, lets_missing_password_in, paths_made_from_user};
 
@@ -75,6 +78,7 @@ pub(crate) struct LoadReport {
     pub(crate) warnings: Vec<String>,
     pub(crate) handles_basic: bool,
     pub(crate) handles_bearer: bool,
+    pub(crate) handles_messages: bool,
 }
 
 /// Figures about the workers, as they are now.
@@ -112,8 +116,8 @@ pub enum LoadError {
         /// How long was waited.
         limit: Duration,
     },
-    /// No credentials could ever be judged.
-    #[error("{}: the policy registers no handler: it needs kumo.on('http_server_validate_auth_basic', …) or kumo.on('http_server_validate_auth_bearer', …)", file.display())]
+    /// Nothing could ever be judged.
+    #[error("{}: the policy registers no handler: it needs kumo.on('http_server_validate_auth_basic', …), kumo.on('http_server_validate_auth_bearer', …) or kumo.on('http_message_generated', …)", file.display())]
     NoHandler {
         /// The file.
         file: PathBuf,
@@ -176,6 +180,12 @@ impl Policy {
         self.report.handles_bearer
     }
 
+    /// Whether there is a handler for messages.
+    #[must_use]
+    pub fn handles_messages(&self) -> bool {
+        self.report.handles_messages
+    }
+
     /// Asks the handler for these credentials. Returns within `callback_timeout`, whatever the handler
     /// does. Runs on any tokio runtime with a clock.
     pub async fn judge(&self, credentials: Credentials) -> Judgement {
@@ -189,6 +199,15 @@ impl Policy {
         self.cache
             .judge(credentials, |credentials| self.pool.judge(credentials))
             .await
+    }
+
+    /// Asks the handler for messages, once for each request: nothing of the answer is remembered. Within
+    /// `callback_timeout`, as [`Policy::judge`].
+    pub async fn judge_message(&self, asked: MessageQuestion) -> MessageJudgement {
+        if !self.report.handles_messages {
+            return MessageJudgement::NoHandler;
+        }
+        self.pool.judge_message(asked).await
     }
 
     /// Figures about the workers.

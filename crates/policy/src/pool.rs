@@ -13,8 +13,11 @@ use tokio::sync::oneshot;
 
 use crate::api::Common;
 use crate::vm::LoadTime;
-use crate::worker::{Call, Watch, run};
-use crate::{LoadError, LoadReport, PolicyCounters, PolicySettings, PolicyStats};
+use crate::worker::{Call, Question, Watch, run};
+use crate::{
+    LoadError, LoadReport, MessageJudgement, MessageQuestion, PolicyCounters, PolicySettings,
+    PolicyStats,
+};
 
 /// How long a call may overstay its deadline before its worker is given up: the hook needs some
 /// instructions to notice, and the machine may be slow.
@@ -29,6 +32,13 @@ pub(crate) struct Pool {
     shared: Arc<Shared>,
     /// Wakes the supervisor; dropped with the pool, which ends it.
     overdue: SyncSender<()>,
+}
+
+/// Why a question came back from the pool without an answer.
+enum Unanswered {
+    Failed,
+    TimedOut,
+    Overloaded,
 }
 
 struct Shared {
@@ -109,25 +119,47 @@ impl Pool {
     }
 
     pub(crate) async fn judge(&self, credentials: Credentials) -> Judgement {
+        self.ask(|reply| Question::Credentials(credentials, reply))
+            .await
+            .unwrap_or_else(|why| match why {
+                Unanswered::Failed => Judgement::Failed,
+                Unanswered::TimedOut => Judgement::TimedOut,
+                Unanswered::Overloaded => Judgement::Overloaded,
+            })
+    }
+
+    pub(crate) async fn judge_message(&self, asked: MessageQuestion) -> MessageJudgement {
+        self.ask(|reply| Question::Message(asked, reply))
+            .await
+            .unwrap_or_else(|why| match why {
+                Unanswered::Failed => MessageJudgement::Failed,
+                Unanswered::TimedOut => MessageJudgement::TimedOut,
+                Unanswered::Overloaded => MessageJudgement::Overloaded,
+            })
+    }
+
+    async fn ask<A>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<A>) -> Question,
+    ) -> Result<A, Unanswered> {
         let deadline = Instant::now() + self.shared.settings.callback_timeout;
         let (reply, answer) = oneshot::channel();
         match self.calls.try_send(Call {
-            credentials,
+            question: question(reply),
             deadline,
-            reply,
         }) {
             Ok(()) => {}
-            Err(async_channel::TrySendError::Full(_)) => return Judgement::Overloaded,
-            Err(async_channel::TrySendError::Closed(_)) => return Judgement::Failed,
+            Err(async_channel::TrySendError::Full(_)) => return Err(Unanswered::Overloaded),
+            Err(async_channel::TrySendError::Closed(_)) => return Err(Unanswered::Failed),
         }
         match tokio::time::timeout_at(deadline.into(), answer).await {
-            Ok(Ok(judgement)) => judgement,
+            Ok(Ok(judgement)) => Ok(judgement),
             // The call was lost with its worker.
-            Ok(Err(_)) => Judgement::Failed,
+            Ok(Err(_)) => Err(Unanswered::Failed),
             Err(_) => {
                 // Where a wake-up is pending already, one more says nothing new.
                 let _ = self.overdue.try_send(());
-                Judgement::TimedOut
+                Err(Unanswered::TimedOut)
             }
         }
     }

@@ -1,10 +1,11 @@
-//! Takes what a client presented out of a text that goes into the log.
+//! Takes what a client presented, or what its message says, out of a text that goes into the log.
 //!
 //! A handler may put what it was given into its error: as it is, or as it sent it on (a Basic header in base64, a part of
 //! an address with escapes, bytes in hex). The search is only made for a call that failed.
 
 use data_encoding::{BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER};
 use gatepost_auth::Credentials;
+use gatepost_message::{Address, Message};
 
 const REDACTED: &[u8] = b"[redacted]";
 
@@ -46,6 +47,58 @@ pub(crate) fn redact(text: String, credentials: &Credentials) -> String {
         }
     }
     String::from_utf8_lossy(&clean).into_owned()
+}
+
+/// How much of a reason is looked at, and how much of that is shown, in bytes. A part of the message that begins where
+/// it is shown ends where it is still seen.
+const SEEN: usize = 4096;
+const SHOWN: usize = 1024;
+/// What is shorter is in every text.
+const SHORTEST: usize = 3;
+
+/// The text without addresses and header values of the message, in whole or by their user and domain. What a policy made
+/// of them by itself is not found.
+pub(crate) fn redact_message(text: &str, message: &Message) -> String {
+    let seen = text.get(..text.floor_char_boundary(SEEN)).unwrap_or(text);
+    let from = message.sender.iter().chain(&message.from);
+    let addresses = from.chain(&message.recipients);
+    let parts = addresses.flat_map(|it| [Address::email(it), it.user(), it.domain()]);
+    let values = message.headers.iter().flat_map(|(_, value)| pieces(value));
+    // Few of ten thousand recipients are in one text.
+    let there: Vec<&str> = parts
+        .chain(values)
+        .filter(|part| part.len() >= SHORTEST && seen.contains(part))
+        .collect();
+    let (mut rest, mut clean) = (seen, String::new());
+    while let Some(next) = rest.chars().next() {
+        if seen.len() - rest.len() >= SHOWN {
+            clean.push('…');
+            break;
+        }
+        let found = there.iter().filter(|part| rest.starts_with(**part));
+        let length = match found.map(|part| part.len()).max() {
+            Some(length) => {
+                clean.push_str("[redacted]");
+                length
+            }
+            None => {
+                clean.push(next);
+                next.len_utf8()
+            }
+        };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    clean
+}
+
+/// A long value piece by piece: one that the end of what is seen cuts is still recognised by its beginning.
+fn pieces(value: &str) -> impl Iterator<Item = &str> {
+    let mut rest = value.trim();
+    std::iter::from_fn(move || {
+        let (piece, behind) = rest.split_at(rest.floor_char_boundary(SHOWN));
+        rest = behind;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 /// One way to write a secret. Each of its bytes may also be there percent-encoded.
@@ -139,6 +192,50 @@ mod tests {
         ] {
             assert_eq!(redact(text.to_owned(), &credentials), expected);
         }
+    }
+
+    #[test]
+    fn nor_does_what_a_message_says() {
+        let long = format!("begin {} end", "x".repeat(9000));
+        let message = Message {
+            sender: Some("scott@example.com".parse().unwrap()),
+            recipients: vec!["a@example.org".parse().unwrap()],
+            from: vec!["The.News@example.net".parse().unwrap()],
+            headers: vec![
+                ("Subject".to_owned(), " Your bill ".to_owned()),
+                ("X-Short".to_owned(), "p".to_owned()),
+                ("X-Long".to_owned(), long.clone()),
+            ],
+            fields: Vec::new(),
+            size: 1,
+        };
+        for (text, expected) in [
+            (
+                "p.lua:3: attempt to index a nil value",
+                "p.lua:3: attempt to index a nil value",
+            ),
+            (
+                "p.lua:3: no scott@example.com here",
+                "p.lua:3: no [redacted] here",
+            ),
+            (
+                "user scott, domain example.org",
+                "user [redacted], domain [redacted]",
+            ),
+            ("a@example.org to The.News", "[redacted] to [redacted]"),
+            ("grüße: Your bill!", "grüße: [redacted]!"),
+        ] {
+            assert_eq!(redact_message(text, &message), expected);
+        }
+        for before in [0, 5, 500, 1020] {
+            let shown = redact_message(&format!("{}{long}", ".".repeat(before)), &message);
+            assert!(
+                !shown.contains("xxx") && !shown.contains("begin"),
+                "{shown}"
+            );
+        }
+        let cut = redact_message(&"ü".repeat(4000), &message);
+        assert_eq!(cut.chars().count(), 513);
     }
 
     /// What a handler sends on, a library's error shows: headers, addresses, keys.

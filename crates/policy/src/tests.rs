@@ -10,6 +10,8 @@ use super::*;
 mod attacks;
 mod deadlines;
 mod host;
+mod message_calls;
+mod messages;
 
 /// A policy in a folder of its own.
 pub(crate) struct Loaded {

@@ -11,10 +11,11 @@ use mlua::chunk::ChunkMode;
 use mlua::{Function, Lua, LuaOptions, StdLib, Value};
 
 use crate::api::http::Clients;
+use crate::api::message::{Lent, auth_info};
 use crate::api::{self, Common, Host};
 use crate::hook::{self, Turn};
-use crate::redact::redact;
-use crate::{LoadError, LoadReport, PolicySettings, convert};
+use crate::redact::{redact, redact_message};
+use crate::{LoadError, LoadReport, MessageJudgement, MessageQuestion, PolicySettings, convert};
 
 /// How long a policy file may take to run. It may fetch things; it may not hang.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +29,7 @@ impl Default for LoadTime {
 
 pub(crate) const BASIC: &str = "http_server_validate_auth_basic";
 pub(crate) const BEARER: &str = "http_server_validate_auth_bearer";
+pub(crate) const MESSAGE: &str = "http_message_generated";
 
 /// INVARIANT: a `Function` outlives its `Lua` only to panic when it is used, so both stay together here
 /// and nothing hands a `Function` out.
@@ -40,7 +42,7 @@ pub(crate) struct Vm {
 
 /// Whether gatepost calls the handlers of an event.
 pub(crate) fn is_asked(event: &str) -> bool {
-    [BASIC, BEARER].contains(&event)
+    [BASIC, BEARER, MESSAGE].contains(&event)
 }
 
 /// What the file registers, shared with the functions that it calls.
@@ -125,6 +127,7 @@ impl Registry {
             warnings,
             handles_basic,
             handles_bearer: handlers.contains_key(BEARER),
+            handles_messages: handlers.contains_key(MESSAGE),
         }
     }
 }
@@ -157,7 +160,7 @@ impl Vm {
         ran.map_err(|fault| LoadError::Lua(first_line(&fault)))?;
         vm.registry.0.serving.set(true);
         let report = vm.registry.report();
-        if !report.handles_basic && !report.handles_bearer {
+        if !report.handles_basic && !report.handles_bearer && !report.handles_messages {
             return Err(LoadError::NoHandler { file: file.clone() });
         }
         Ok((vm, report))
@@ -274,9 +277,7 @@ impl Vm {
         };
         if Instant::now() >= deadline {
             tracing::warn!(?credentials, "the policy took too long");
-            // What the call waited for (a connection, a place in a pool) belongs to its coroutine, and
-            // is let go of when Lua collects that. Out of memory, the worker is replaced anyway.
-            let _ = self.lua.gc_collect();
+            self.let_go();
             return Judgement::TimedOut;
         }
         let answer = answered.map_err(|fault| first_line(&fault));
@@ -291,6 +292,48 @@ impl Vm {
                 Judgement::Failed
             }
         }
+    }
+
+    /// Shows the message to its handler, whose results do not matter: what it does not refuse, it accepts.
+    pub(crate) async fn judge_message(
+        &self,
+        asked: &MessageQuestion,
+        deadline: Instant,
+        watch: impl Fn(bool) + Unpin,
+    ) -> MessageJudgement {
+        let Some(handler) = self.registry.handler(MESSAGE) else {
+            return MessageJudgement::NoHandler;
+        };
+        let lent = Lent::new(asked);
+        let answered = match auth_info(&self.lua, asked) {
+            Ok(info) => {
+                let arguments = (lent.object(), info);
+                self.call::<()>(&handler, arguments, deadline, watch).await
+            }
+            Err(fault) => Err(fault),
+        };
+        if Instant::now() >= deadline {
+            tracing::warn!(?asked, "the message policy took too long");
+            self.let_go();
+            return MessageJudgement::TimedOut;
+        }
+        let Err(fault) = answered else {
+            return MessageJudgement::Accepted { meta: lent.meta() };
+        };
+        match convert::rejection(&fault) {
+            Ok(judgement) => judgement,
+            Err(reason) => {
+                let reason = redact_message(&reason, &asked.message);
+                tracing::error!(?asked, reason, "the message policy failed");
+                MessageJudgement::Failed
+            }
+        }
+    }
+
+    /// What a call that took too long waited for (a connection, a place in a pool) belongs to its coroutine, and is let
+    /// go of when Lua collects that. Out of memory, the worker is replaced anyway.
+    fn let_go(&self) {
+        let _ = self.lua.gc_collect();
     }
 
     /// Whether the state holds on to so much memory that later calls would suffer.

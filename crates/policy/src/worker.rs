@@ -15,7 +15,7 @@ use tokio::task::LocalSet;
 
 use crate::api::Common;
 use crate::vm::Vm;
-use crate::{LoadError, LoadReport, PolicySettings};
+use crate::{LoadError, LoadReport, MessageJudgement, MessageQuestion, PolicySettings};
 
 /// Calls that one worker has begun and not ended; they wait for I/O, or take turns. Beyond that calls
 /// stay in the queue, so that its bound keeps its meaning.
@@ -24,11 +24,52 @@ const CALLS_AT_ONCE: usize = 256;
 /// How often a worker that waits looks whether there is a call that nobody told it of.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A question to the policy.
+/// A question to the policy. Questions of both kinds share one queue, so that its bound means what it says.
 pub(crate) struct Call {
-    pub(crate) credentials: Credentials,
+    pub(crate) question: Question,
     pub(crate) deadline: Instant,
-    pub(crate) reply: oneshot::Sender<Judgement>,
+}
+
+/// What is asked, and who waits for the answer.
+pub(crate) enum Question {
+    Credentials(Credentials, oneshot::Sender<Judgement>),
+    Message(MessageQuestion, oneshot::Sender<MessageJudgement>),
+}
+
+/// Whether a call may have spoilt its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Well,
+    Badly,
+}
+
+impl Question {
+    /// Whether nobody waits for the answer any more.
+    fn is_pointless(&self) -> bool {
+        match self {
+            Self::Credentials(_, reply) => reply.is_closed(),
+            Self::Message(_, reply) => reply.is_closed(),
+        }
+    }
+
+    /// Has the answer found and hands it to whoever waits; where the deadline has passed that is nobody.
+    async fn put_to(self, vm: &Vm, deadline: Instant, watch: impl Fn(bool) + Unpin) -> Ended {
+        let failed = match self {
+            Self::Credentials(credentials, reply) => {
+                let judgement = vm.judge(&credentials, deadline, watch).await;
+                let failed = judgement == Judgement::Failed;
+                let _ = reply.send(judgement);
+                failed
+            }
+            Self::Message(asked, reply) => {
+                let judgement = vm.judge_message(&asked, deadline, watch).await;
+                let failed = judgement == MessageJudgement::Failed;
+                let _ = reply.send(judgement);
+                failed
+            }
+        };
+        if failed { Ended::Badly } else { Ended::Well }
+    }
 }
 
 /// What others may know of a worker while it is busy.
@@ -161,7 +202,7 @@ impl Worker<'_> {
                 return;
             };
             self.replace_if_worn(&worn).await;
-            if call.reply.is_closed() || Instant::now() >= call.deadline {
+            if call.question.is_pointless() || Instant::now() >= call.deadline {
                 continue;
             }
             let vm = self.vm.borrow().clone();
@@ -174,13 +215,11 @@ impl Worker<'_> {
                     worn,
                 };
                 let told = watch.clone();
-                let judgement = vm
-                    .judge(&call.credentials, call.deadline, move |it| told.running(it))
+                let asked = call.question;
+                let ended = asked
+                    .put_to(&vm, call.deadline, move |it| told.running(it))
                     .await;
-                let failed = judgement == Judgement::Failed;
-                // Nobody waits any more where the deadline has passed.
-                let _ = call.reply.send(judgement);
-                if !failed || !vm.is_worn() {
+                if ended == Ended::Well || !vm.is_worn() {
                     suspect.clear();
                 }
                 drop((counted, place));

@@ -4,7 +4,7 @@
 use mlua::{Function, Lua, Table, Value, Variadic};
 
 use super::{Host, bad_argument, caller, json, submodule, text, toml, yaml};
-use crate::vm::{Registry, is_asked};
+use crate::vm::{MESSAGE, Registry, is_asked};
 
 pub(super) fn module(lua: &Lua, host: &Host<'_>) -> mlua::Result<Table> {
     let kumo = lua.create_table()?;
@@ -32,10 +32,17 @@ fn on(lua: &Lua, registry: &Registry) -> mlua::Result<Function> {
     lua.create_function(move |lua, (event, handler): (Value, Value)| {
         let event = text(&event, 1, "kumo.on")?;
         if let Value::Table(helper) = &handler
-            && !is_asked(&event)
+            && (!is_asked(&event) || &*event == MESSAGE)
             && helper.metatable().is_some()
         {
-            // `kumo.on('get_egress_path_config', shaper.get_egress_path_config)`: nobody will call it.
+            // `kumo.on('get_egress_path_config', shaper.get_egress_path_config)`: nobody will call it. For messages a
+            // whole file of KumoMTA's may have a helper that signs, which is the MTA's business.
+            if &*event == MESSAGE {
+                registry.warn(format!(
+                    "{}: the handler for {MESSAGE} is a helper that does not exist here; it is not called",
+                    caller(lua)
+                ));
+            }
             return Ok(());
         }
         let Value::Function(handler) = handler else {
