@@ -53,7 +53,8 @@ pub(crate) fn redact(text: String, credentials: &Credentials) -> String {
 /// it is shown ends where it is still seen.
 const SEEN: usize = 4096;
 const SHOWN: usize = 1024;
-/// What is shorter is in every text.
+/// What is shorter is in every text. What is longer is taken out within words too: better an error that is hard to read
+/// than a log that holds mail.
 const SHORTEST: usize = 3;
 
 /// The text without addresses and header values of the message, in whole or by their user and domain. What a policy made

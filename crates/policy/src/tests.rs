@@ -11,6 +11,7 @@ mod attacks;
 mod deadlines;
 mod host;
 mod message_calls;
+mod message_log;
 mod messages;
 
 /// A policy in a folder of its own.
