@@ -7,6 +7,12 @@
 --     test.allows(policy:request { user = 'scott', password = 'tiger' }, 'scott')
 --     test.denies(policy:request { user = 'scott', password = 'lion' })
 --   end)
+--   test.case('scott sends for his domain', function()
+--     local mail = { user = 'scott', sender = 'scott@example.com', recipients = { 'jane@example.org' }, from = 'scott@example.com' }
+--     test.accepts(policy:message(mail))
+--     mail.from = 'king@example.net'
+--     test.rejects(policy:message(mail), 550, 'not your domain')
+--   end)
 
 local load, cases = ...
 local test = { policy = load }
@@ -22,8 +28,11 @@ local function show(answer)
   if type(answer) ~= 'table' or not answer.outcome then
     return tostring(answer)
   end
-  if answer.outcome == 'accepted' then
+  if answer.identity then
     return 'accepted as ' .. answer.identity
+  end
+  if answer.code then
+    return 'rejected with ' .. answer.code .. ' ' .. answer.text
   end
   return answer.outcome .. (answer.reason and (': ' .. answer.reason) or '')
 end
@@ -46,7 +55,27 @@ function test.denies(answer, message)
   expect(answer.outcome == 'rejected', message, 'expected rejected, got ' .. show(answer))
 end
 
--- The handler raised an error or answered nonsense: the client would get 500.
+-- The handler for messages came to its end. What it set is in `answer.meta`, as texts.
+function test.accepts(answer, message)
+  expect(answer.outcome == 'accepted', message, 'expected accepted, got ' .. show(answer))
+end
+
+-- It called kumo.reject, with this code and this text where they are given.
+function test.rejects(answer, code, text, message)
+  local good = answer.outcome == 'rejected'
+    and (code == nil or answer.code == code)
+    and (text == nil or answer.text == text)
+  local wanted = { 'rejected' }
+  if code ~= nil then
+    wanted[#wanted + 1] = 'with ' .. tostring(code)
+  end
+  if text ~= nil then
+    wanted[#wanted + 1] = (code == nil and 'with ' or '') .. tostring(text)
+  end
+  expect(good, message, 'expected ' .. table.concat(wanted, ' ') .. ', got ' .. show(answer))
+end
+
+-- The handler raised an error or answered nonsense: the client would get 500, or 403 for a message.
 function test.fails(answer, message)
   expect(answer.outcome == 'failed', message, 'expected failed, got ' .. show(answer))
 end

@@ -1,7 +1,9 @@
 //! Runs an operator's own tests of a policy: `gatepost test users_test.lua`.
 //!
-//! A test file is Lua. It requires `gatepost.test`, loads policies with it, sends them credentials as requests would,
-//! and says what should come of them. The library for that is `testing.lua`.
+//! A test file is Lua. It requires `gatepost.test`, loads policies with it, sends them credentials and
+//! messages as requests would, and says what should come of them. The library for that is `testing.lua`.
+
+mod message;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -117,6 +119,14 @@ impl UserData for TestedPolicy {
                 }
                 Ok(credentials) => describe(&lua, &answer, policy.judge(credentials).await)?,
             }
+            Ok(answer)
+        });
+        methods.add_async_method("message", async |lua, this, of: Table| {
+            let policy = this.0.clone();
+            drop(this);
+            let answer = lua.create_table()?;
+            let judgement = policy.judge_message(message::question(&of)?).await;
+            message::describe(&lua, &answer, judgement)?;
             Ok(answer)
         });
     }

@@ -13,6 +13,7 @@ mod host;
 mod message_calls;
 mod message_log;
 mod messages;
+mod operators_tests;
 
 /// A policy in a folder of its own.
 pub(crate) struct Loaded {
