@@ -1,5 +1,6 @@
 //! A mailbox: `user@domain`.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// An address of an envelope or of `From`, in one spelling: the domain in lower case.
@@ -12,7 +13,7 @@ pub struct Address {
 
 impl Address {
     /// RFC 5321 §4.5.3.1.3, without the angle brackets. In bytes.
-    const LONGEST: usize = 254;
+    pub(crate) const LONGEST: usize = 254;
 
     /// The whole.
     #[must_use]
@@ -24,6 +25,11 @@ impl Address {
     #[must_use]
     pub fn user(&self) -> &str {
         self.email.get(..self.at).unwrap_or_default()
+    }
+
+    /// Whether what stands before the `@` is a quoted string.
+    pub(crate) fn is_quoted(&self) -> bool {
+        self.email.starts_with('"')
     }
 
     /// What stands behind the `@`, in lower case.
@@ -99,21 +105,37 @@ fn is_domain(text: &str) -> bool {
 }
 
 /// Why a text is no address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressFault {
     /// Longer than an address may be.
-    #[error("the address is too long")]
     TooLong,
     /// Without `@`.
-    #[error("the address holds no `@`")]
     NoAt,
     /// What stands before the `@`.
-    #[error("the address is malformed before its `@`")]
     LocalPart,
     /// What stands behind it.
-    #[error("the address is malformed behind its `@`")]
     Domain,
 }
+
+impl AddressFault {
+    /// What is wrong, as [`crate::MessageFault`] says it.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::TooLong => "the address is too long",
+            Self::NoAt => "the address holds no `@`",
+            Self::LocalPart => "the address is malformed before its `@`",
+            Self::Domain => "the address is malformed behind its `@`",
+        }
+    }
+}
+
+impl fmt::Display for AddressFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.words())
+    }
+}
+
+impl std::error::Error for AddressFault {}
 
 #[cfg(test)]
 mod tests {

@@ -2,12 +2,16 @@
 
 use std::fmt;
 
+/// How much of a JSON pointer is told, in bytes.
+const LONGEST_POINTER: usize = 256;
+
 /// What is wrong with a body, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageFault {
     /// What kind of fault it is.
     pub kind: FaultKind,
-    /// Where in the body, as a JSON pointer (RFC 6901), where there is such a place.
+    /// Where in the body, as a JSON pointer (RFC 6901), where there is such a place; cut
+    /// where it is long.
     pub pointer: Option<String>,
     /// What is wrong, in words that a client can act on. Repeats nothing of the message's content.
     pub words: &'static str,
@@ -24,6 +28,42 @@ pub enum FaultKind {
     Unsupported,
     /// Of the format, but it does not mean one thing: 422.
     Ambiguous,
+}
+
+impl MessageFault {
+    pub(crate) fn malformed(words: &'static str) -> Self {
+        Self::new(FaultKind::Malformed, words)
+    }
+
+    pub(crate) fn too_large(words: &'static str) -> Self {
+        Self::new(FaultKind::TooLarge, words)
+    }
+
+    pub(crate) fn unsupported(words: &'static str) -> Self {
+        Self::new(FaultKind::Unsupported, words)
+    }
+
+    pub(crate) fn ambiguous(words: &'static str) -> Self {
+        Self::new(FaultKind::Ambiguous, words)
+    }
+
+    fn new(kind: FaultKind, words: &'static str) -> Self {
+        Self {
+            kind,
+            pointer: None,
+            words,
+        }
+    }
+
+    /// The same fault, at a place of the JSON.
+    #[must_use]
+    pub(crate) fn at(mut self, pointer: impl Into<String>) -> Self {
+        let mut pointer = pointer.into();
+        // It becomes part of an answer, so names that a client made long must not make that long.
+        pointer.truncate(pointer.floor_char_boundary(LONGEST_POINTER));
+        self.pointer = Some(pointer);
+        self
+    }
 }
 
 impl fmt::Display for MessageFault {

@@ -7,10 +7,57 @@
 //! Pure functions and values: no I/O, no clock, no Lua, no proxy library.
 
 mod address;
+mod encoding;
 mod fault;
+mod from;
+mod header;
+mod json;
+mod kumomta;
+mod media;
+mod rfc822;
+mod template;
+#[cfg(test)]
+mod tests;
+mod zonemta;
 
 pub use address::{Address, AddressFault};
 pub use fault::{FaultKind, MessageFault};
+
+/// Reads the body of a request, as it came, together with the request's headers.
+///
+/// # Errors
+///
+/// When the body is not of this format, larger than the limits allow, encoded in a way that is not read, or could be
+/// read in two ways.
+pub fn read(
+    format: Format,
+    headers: &http::HeaderMap,
+    body: &[u8],
+    limits: &Limits,
+) -> Result<Message, MessageFault> {
+    // What it is comes first: a body of another type is not worth inflating.
+    media::check(format, headers)?;
+    let body = encoding::inflate(headers, body, limits.max_bytes)?;
+    let request = Request {
+        headers,
+        body: &body,
+        limits,
+    };
+    // A further format is a file with such a function, and a line here and in `media::check`.
+    match format {
+        Format::KumoMta => kumomta::read(&request),
+        Format::ZoneMta => zonemta::read(&request),
+        Format::Rfc822 => rfc822::read(&request),
+    }
+}
+
+/// What a format's reader is given.
+struct Request<'a> {
+    headers: &'a http::HeaderMap,
+    /// Inflated, and within `max_bytes`.
+    body: &'a [u8],
+    limits: &'a Limits,
+}
 
 /// How a body is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

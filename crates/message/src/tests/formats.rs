@@ -1,0 +1,351 @@
+//! What each format says, and what of it is refused with which place.
+
+use serde_json::{Value, json};
+
+use super::*;
+use FaultKind::{Ambiguous, Malformed, TooLarge};
+
+fn kumo(content: &Value) -> Value {
+    json!({
+        "envelope_sender": "b@example.com",
+        "recipients": [{"email": "c@example.net"}],
+        "content": content,
+    })
+}
+
+fn with(mut body: Value, pointer: &str, value: Value) -> Value {
+    let (object, member) = pointer.rsplit_once('/').unwrap();
+    body.pointer_mut(object).unwrap()[member] = value;
+    body
+}
+
+fn check(format: Format, body: &Value, expected: &str) {
+    let message = read(format, body.to_string().as_bytes());
+    let message = message.unwrap_or_else(|fault| panic!("{body}: {fault}"));
+    assert_eq!(told(&message), expected, "{body}");
+}
+
+#[test]
+fn kumomta() {
+    let check = |body: &Value, expected: &str| check(Format::KumoMta, body, expected);
+    let text = kumo(&json!(
+        "From: A <a@Example.com>\r\nTo: c\r\n\r\nhello {{ x }}"
+    ));
+    check(&text, "b@example.com -> c@example.net | a@example.com");
+    check(&kumo(&json!("")), "b@example.com -> c@example.net | ");
+    check(
+        &with(text.clone(), "/envelope_sender", json!("")),
+        "<> -> c@example.net | a@example.com",
+    );
+    let two = json!([
+        {"email": "c@example.net", "name": "C", "substitutions": {"a": 1}},
+        {"email": "D@example.net", "name": null, "metadata": {}},
+    ]);
+    check(
+        &with(text, "/recipients", two),
+        "b@example.com -> c@example.net D@example.net | a@example.com",
+    );
+    let parts = kumo(&json!({
+        "from": {"email": "a@example.com", "name": "A \"B\", C"},
+        "reply_to": {"email": "r@example.com"},
+        "subject": "Hi {{ name }}",
+        "headers": {"X-Tenant": "t"},
+        "text_body": "{% if x %}",
+    }));
+    check(&parts, "b@example.com -> c@example.net | a@example.com");
+    let message = read(Format::KumoMta, parts.to_string().as_bytes()).unwrap();
+    let values: Vec<_> = message.headers.iter().map(|it| it.1.as_str()).collect();
+    assert_eq!(
+        values,
+        [
+            r#""A \"B\", C" <a@example.com>"#,
+            "r@example.com",
+            "Hi {{ name }}",
+            "t"
+        ]
+    );
+    assert_eq!(message.fields.len(), 3);
+    assert_eq!(message.size, parts.to_string().len());
+    check(
+        &kumo(&json!({"headers": {"from": "A <a@example.com>"}, "text_body": ""})),
+        "b@example.com -> c@example.net | a@example.com",
+    );
+}
+
+/// Lines of: where something is changed, to what, the status of the refusal, the pointer that it names.
+fn refused_when_changed(format: Format, body: &Value, table: &str) {
+    for line in table.lines().filter(|line| !line.is_empty()) {
+        let mut cells = line.split(" | ");
+        let mut cell = || cells.next().unwrap();
+        let (at, value, status, pointer) = (cell(), cell(), cell(), cell());
+        let value = serde_json::from_str(value).unwrap();
+        let kind = match status {
+            "400" => Malformed,
+            "413" => TooLarge,
+            "422" => Ambiguous,
+            _ => panic!("{line}"),
+        };
+        let body = with(body.clone(), at, value).to_string();
+        refused(format, body, kind, Some(pointer));
+    }
+}
+
+const KUMOMTA_TEXT: &str = r#"
+/envelope_sender | null | 400 | /envelope_sender
+/envelope_sender | "b" | 400 | /envelope_sender
+/envelope_sender | "<>" | 400 | /envelope_sender
+/recipients | {} | 400 | /recipients
+/recipients | [] | 400 | /recipients
+/recipients | ["c@example.net"] | 400 | /recipients/0
+/recipients | [["c@example.net"]] | 400 | /recipients/0
+/recipients | [{}] | 400 | /recipients/0/email
+/recipients | [{"email":"c@d.e"},{"email":"c"}] | 400 | /recipients/1/email
+/recipients/0/email | 7 | 400 | /recipients/0/email
+/recipients/0/email | "c@d.e\r\n" | 400 | /recipients/0/email
+/recipients/0/name | [] | 400 | /recipients/0/name
+/recipients/0/name | "a\nb" | 422 | /recipients/0/name
+/content | null | 400 | /content
+/content | [] | 400 | /content
+/content | "hello" | 422 | /content
+/content | "From: a\n\n" | 422 | /content
+/content | "From: a@b.c\nFROM: a@b.c\n\n" | 422 | /content
+/template_dialect | "Mustache" | 422 | /template_dialect
+/template_dialect | 1 | 400 | /template_dialect
+/template_dialect | null | 400 | /template_dialect
+"#;
+
+const KUMOMTA_PARTS: &str = r#"
+/content/from | "a@b.c" | 400 | /content/from
+/content/from | {} | 400 | /content/from/email
+/content/from | {"email":"a"} | 400 | /content/from/email
+/content/from | {"email":"a@b.c","name":1} | 400 | /content/from/name
+/content/from | {"email":"a@b.c","name":"A\r\nX: y"} | 422 | /content/from/name
+/content/reply_to | {"email":1} | 400 | /content/reply_to/email
+/content/subject | 1 | 400 | /content/subject
+/content/subject | "a\nb" | 422 | /content/subject
+/content/headers | [] | 400 | /content/headers
+/content/headers/X | 1 | 400 | /content/headers/X
+/content/headers/X Y | "" | 422 | /content/headers/X Y
+/content/headers/X: | "" | 422 | /content/headers/X:
+/content/headers/X | "a\r\nFrom: b" | 422 | /content/headers/X
+/content/headers/from | "a@example.com" | 422 | /content
+"#;
+
+#[test]
+fn kumomta_refused() {
+    let format = Format::KumoMta;
+    refused(format, "[]", Malformed, Some(""));
+    refused(format, "{}", Malformed, Some("/envelope_sender"));
+    let text = kumo(&json!("From: a@example.com\n\n"));
+    refused_when_changed(format, &text, KUMOMTA_TEXT);
+    let parts = kumo(&json!({"from": {"email": "a@example.com"}, "headers": {}}));
+    refused_when_changed(format, &parts, KUMOMTA_PARTS);
+
+    let long = kumo(&json!("A: b\n".repeat(20_000))).to_string();
+    refused(format, long, TooLarge, Some("/content"));
+    let long = kumo(&json!({"headers": {"X": "a".repeat(70_000)}})).to_string();
+    refused(format, long, TooLarge, Some("/content/headers/X"));
+}
+
+/// The text that is expanded is not the text that was looked at.
+#[test]
+fn kumomta_templates() {
+    let fine = "b@example.com -> c@example.net | a@example.com";
+    let content = |text: &str| kumo(&json!(text));
+    let plain = content("From: a@example.com\nSubject: {{ x.y }}\n\n{% if z %}");
+    check(Format::KumoMta, &plain, fine);
+    let subst = |value: Value| with(plain.clone(), "/substitutions", value);
+    check(Format::KumoMta, &subst(json!({"x": {"y": "a\tb"}})), fine);
+    for dialect in ["Jinja", "Handlebars", "Static"] {
+        let body = with(plain.clone(), "/template_dialect", json!(dialect));
+        check(Format::KumoMta, &body, fine);
+    }
+    let wild = content("From: a@example.com\nSubject: {% for x in y %}\n\n{{- x }}");
+    let still = with(wild.clone(), "/template_dialect", json!("Static"));
+    check(Format::KumoMta, &still, fine);
+
+    let own = json!({"x": ["a", {"y": "b\nFrom: e@x.example"}]});
+    let parts = |name: &str, value: Value| {
+        let parts = kumo(&json!({"from": {"email": "a@example.com"}, "headers": {}}));
+        with(parts, name, value)
+    };
+    for (body, pointer) in [
+        (subst(own.clone()), "/substitutions"),
+        (subst(json!({"a\rb": 1})), "/substitutions"),
+        (
+            with(plain.clone(), "/recipients/0/substitutions", own),
+            "/recipients/0/substitutions",
+        ),
+        (wild, "/content"),
+        (content("From: {{ x }}@example.com\n\n"), "/content"),
+        (content("From: \"{{ x }}\" <a@example.com>\n\n"), "/content"),
+        (content("From: a@example.com {# b #}\n\n"), "/content"),
+        (content("From: a@example.com\n{{x}}: b\n\n"), "/content"),
+        (
+            content("From: a@example.com\nA: {{ 'b\\n' }}\n\n"),
+            "/content",
+        ),
+        (content("From: a@example.com\nA: {{{ b }}}\n\n"), "/content"),
+        (
+            content("From: a@example.com\nA: b\n {{ x }}\n\n"),
+            "/content",
+        ),
+        (
+            content("A: b\r\n\r\n \r\n{{- '\\n' -}}\r\nFrom: e@x.example\r\n\r\n"),
+            "/content",
+        ),
+        (content("A: b\n\n{#- #}From: e@x.example\n\n"), "/content"),
+        (parts("/content/from/name", json!("{{ x }}")), "/content"),
+        (parts("/content/subject", json!("{% x %}")), "/content"),
+        (parts("/content/headers/A", json!("{{ x|y }}")), "/content"),
+        (parts("/content/headers/{{x}}", json!("")), "/content"),
+        (
+            parts(
+                "/content/reply_to",
+                json!({"email": "a@b.c", "name": "{{ x() }}"}),
+            ),
+            "/content",
+        ),
+    ] {
+        refused(Format::KumoMta, body.to_string(), Ambiguous, Some(pointer));
+    }
+}
+
+fn zone() -> Value {
+    json!({
+        "envelope": {"from": "b@example.com", "to": ["c@example.net", "d@example.net"]},
+        "from": "A <a@example.com>",
+        "to": [{"name": "C", "address": "c@example.net"}, "D <d@example.net>"],
+        "subject": "Hi",
+        "headers": {"X-A": ["1", "2"], "X-B": "3"},
+        "text": "hello",
+        "attachments": [{"path": "/etc/passwd"}],
+    })
+}
+
+#[test]
+fn zonemta() {
+    let check = |body: &Value, expected: &str| check(Format::ZoneMta, body, expected);
+    let fine = "b@example.com -> c@example.net d@example.net | a@example.com";
+    check(&zone(), fine);
+    let message = read(Format::ZoneMta, zone().to_string().as_bytes()).unwrap();
+    let told = |name| message.header(name).collect::<Vec<_>>();
+    assert_eq!(told("to"), [r#""C" <c@example.net>, D <d@example.net>"#]);
+    assert_eq!(told("x-a"), ["1", "2"]);
+    assert_eq!(told("Subject"), ["Hi"]);
+    assert_eq!(message.fields.len(), 7);
+
+    check(
+        &with(
+            zone(),
+            "/from",
+            json!({"name": "A", "address": "a@example.com"}),
+        ),
+        fine,
+    );
+    let list = json!([{"key": "X-A", "value": "1"}, {"key": "X-A", "value": ["2"]}]);
+    check(&with(zone(), "/headers", list), fine);
+    check(
+        &with(
+            zone(),
+            "/envelope",
+            json!({"from": false, "to": "c@example.net"}),
+        ),
+        "<> -> c@example.net | a@example.com",
+    );
+    check(
+        &with(zone(), "/raw", json!("From: r@example.com\r\n\r\nhello")),
+        "b@example.com -> c@example.net d@example.net | r@example.com",
+    );
+}
+
+const ZONEMTA: &str = r#"
+/envelope | null | 422 | /envelope
+/envelope | "b@example.com" | 400 | /envelope
+/envelope | {"to":"c@d.e"} | 422 | /envelope/from
+/envelope | {"from":""} | 422 | /envelope/to
+/envelope/from | true | 400 | /envelope/from
+/envelope/from | "B <b@example.com>" | 400 | /envelope/from
+/envelope/from | "\"x@y.z a\"@example.com" | 422 | /envelope/from
+/envelope/to | [] | 400 | /envelope/to
+/envelope/to | ["c@d.e","f@g.h, i@j.k"] | 400 | /envelope/to/1
+/envelope/to | ["c@d.e",{"address":"f@g.h"}] | 400 | /envelope/to/1
+/envelope/cc | "e@x.example" | 422 | /envelope/cc
+/envelope/bcc | ["e@x.example"] | 422 | /envelope/bcc
+/from | ["a@example.com"] | 400 | /from
+/from | "g: a@example.com;" | 422 | /from
+/from | {"name":"A"} | 400 | /from
+/from | {"address":"a@b.c, d@e.f"} | 400 | /from
+/to | "a\nb" | 422 | /to
+/subject | {} | 400 | /subject
+/date | 7 | 400 | /date
+/references | ["<a@b>","c\n"] | 422 | /references
+/headers | "X: y" | 400 | /headers
+/headers | [{"key":"X"}] | 400 | /headers/0
+/headers/X | {"prepared":true,"value":"a"} | 400 | /headers/X
+/headers/X | "a\nb" | 422 | /headers/X
+/headers/fr om | "a@b.c" | 422 | /headers/fr om
+/headers/from | "a@b.c" | 422 | /from
+/raw | {"path":"/etc/passwd"} | 422 | /raw
+/raw | "" | 422 | /raw
+/raw | "hello" | 422 | /raw
+"#;
+
+#[test]
+fn zonemta_refused() {
+    refused_when_changed(Format::ZoneMta, &zone(), ZONEMTA);
+}
+
+fn raw(headers: &[(&'static str, &'static str)]) -> Result<String, FaultKind> {
+    let mut map = HeaderMap::new();
+    map.insert("content-type", "message/rfc822".parse().unwrap());
+    for (name, value) in headers {
+        map.append(*name, value.parse().unwrap());
+    }
+    let body = b"From: a@example.com\r\n\r\n\xff\xfe\0";
+    crate::read(Format::Rfc822, &map, body, &LIMITS)
+        .map(|message| told(&message))
+        .map_err(|fault| fault.kind)
+}
+
+#[test]
+fn rfc822() {
+    let from = ("X-Envelope-From", "b@example.com");
+    let to = ("X-Envelope-To", "c@example.net");
+    for (headers, expected) in [
+        (
+            &[from, to][..],
+            Ok("b@example.com -> c@example.net | a@example.com"),
+        ),
+        (
+            &[("X-Envelope-From", "<>"), to],
+            Ok("<> -> c@example.net | a@example.com"),
+        ),
+        (
+            &[("X-Envelope-From", ""), to],
+            Ok("<> -> c@example.net | a@example.com"),
+        ),
+        (
+            &[
+                ("X-Envelope-From", "<b@example.com>"),
+                ("X-Envelope-To", "<c@d.e> , f@g.h"),
+                to,
+            ],
+            Ok("b@example.com -> c@d.e f@g.h c@example.net | a@example.com"),
+        ),
+        (&[from], Err(Malformed)),
+        (&[to], Err(Malformed)),
+        (&[from, from, to], Err(Ambiguous)),
+        (&[("X-Envelope-From", "b"), to], Err(Malformed)),
+        (&[from, ("X-Envelope-To", "c@d.e,")], Err(Malformed)),
+        (&[from, ("X-Envelope-To", "")], Err(Malformed)),
+        (&[from, ("X-Envelope-To", "\"a,b\"@c.d")], Err(Malformed)),
+    ] {
+        let read = raw(headers);
+        assert_eq!(
+            read.as_deref().map_err(|kind| *kind),
+            expected,
+            "{headers:?}"
+        );
+    }
+}

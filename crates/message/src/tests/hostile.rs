@@ -1,0 +1,167 @@
+//! The bodies that the issue "message policy" lists under bad input.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
+use serde_json::json;
+
+use super::*;
+use FaultKind::{Ambiguous, Malformed, TooLarge, Unsupported};
+
+const GOOD: &str = r#"{"envelope_sender":"b@example.com","recipients":[{"email":"c@example.net"}],"content":"From: a@example.com\r\n\r\nhello"}"#;
+
+#[test]
+fn truncated_empty_and_not_json() {
+    for format in [Format::KumoMta, Format::ZoneMta] {
+        for length in 0..GOOD.len() {
+            let fault = read(format, &GOOD.as_bytes()[..length]).unwrap_err();
+            assert_eq!(fault.kind, Malformed, "{length}");
+            assert!(fault.pointer.is_some());
+        }
+        refused(format, "", Malformed, Some(""));
+        refused(format, "null", Malformed, Some(""));
+        refused(format, "\"From: a\"", Malformed, Some(""));
+        refused(format, "a=b&c=d", Malformed, Some(""));
+        refused(format, "{} x", Malformed, None);
+        refused(format, b"{\"a\":\"\xff\"}", Malformed, None);
+        refused(
+            format,
+            r#"{"content":1,"c\u006fntent":2}"#,
+            Ambiguous,
+            Some("/content"),
+        );
+        refused(
+            format,
+            "[".repeat(100_000),
+            Malformed,
+            Some(&"/0".repeat(64)),
+        );
+        let deep = format!("{{\"x\":{}{}}}", "[".repeat(64), "]".repeat(64));
+        let pointer = format!("/x{}", "/0".repeat(63));
+        refused(format, deep, Malformed, Some(&pointer));
+    }
+    // An empty message has no headers, and that is how the MTA sees it.
+    assert_eq!(read(Format::Rfc822, b"").unwrap().headers, []);
+}
+
+#[test]
+fn oversized_and_bombs() {
+    let large = vec![b' '; LIMITS.max_bytes + 1];
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::best());
+    for _ in 0..10 {
+        gzip.write_all(&large).unwrap();
+        zlib.write_all(&large).unwrap();
+    }
+    let (gzip, zlib) = (gzip.finish().unwrap(), zlib.finish().unwrap());
+    for format in [Format::KumoMta, Format::ZoneMta, Format::Rfc822] {
+        refused(format, &large, TooLarge, None);
+        for (coding, body, kind) in [
+            ("gzip", &gzip, TooLarge),
+            ("deflate", &zlib, TooLarge),
+            ("gzip, gzip", &gzip, Unsupported),
+            ("gzip", &zlib, Malformed),
+        ] {
+            let mut headers = headers_for(format);
+            headers.insert("content-encoding", coding.parse().unwrap());
+            let fault = crate::read(format, &headers, body, &LIMITS).unwrap_err();
+            assert_eq!(fault.kind, kind, "{coding}");
+        }
+    }
+}
+
+#[test]
+fn an_encoded_body_says_what_it_says_without_encoding() {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(GOOD.as_bytes()).unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("content-encoding", "gzip".parse().unwrap());
+    let format = Format::KumoMta;
+    let inflated = crate::read(format, &headers, &gzip.finish().unwrap(), &LIMITS);
+    assert_eq!(inflated, read(format, GOOD.as_bytes()));
+}
+
+#[test]
+fn ten_thousand_recipients() {
+    let recipients = |count: usize| -> Vec<_> {
+        (0..count)
+            .map(|it| json!({"email": format!("c{it}@example.net"), "name": "C"}))
+            .collect()
+    };
+    let body = |count| {
+        json!({
+            "envelope_sender": "",
+            "recipients": recipients(count),
+            "content": "From: a@example.com\nSubject: {{ name }}\n\n",
+        })
+        .to_string()
+    };
+    let message = read(Format::KumoMta, body(10_000).as_bytes()).unwrap();
+    assert_eq!(message.recipients.len(), 10_000);
+    assert_eq!(message.recipients[9_999].email(), "c9999@example.net");
+    refused(Format::KumoMta, body(10_001), TooLarge, Some("/recipients"));
+
+    let to: Vec<_> = (0..10_001).map(|it| format!("c{it}@example.net")).collect();
+    let body = json!({"envelope": {"from": "", "to": to}, "from": "a@b.c"}).to_string();
+    refused(Format::ZoneMta, body, TooLarge, Some("/envelope/to"));
+    let mut headers = headers_for(Format::Rfc822);
+    headers.insert("x-envelope-to", to.join(",").parse().unwrap());
+    let fault = crate::read(Format::Rfc822, &headers, b"", &LIMITS).unwrap_err();
+    assert_eq!(fault.kind, TooLarge);
+}
+
+/// The forms of `From` are the business of `from.rs`; here, that every format comes to the same.
+#[test]
+fn from_in_every_format() {
+    for (value, address) in [
+        (
+            "\"E, e@x.example\"\r\n <a@example.com>",
+            Some("a@example.com"),
+        ),
+        (
+            "=?utf-8?Q?A?= (c)\r\n\t<a@example.com>",
+            Some("a@example.com"),
+        ),
+        ("g: a@example.com;", None),
+        ("<@x.example:a@example.com>", None),
+        ("e@x.example\r\n <a@example.com>", None),
+    ] {
+        let text = format!("From: {value}\r\n\r\nhello");
+        let kumo =
+            json!({"envelope_sender": "", "recipients": [{"email": "c@d.e"}], "content": text});
+        let zone = json!({"envelope": {"from": "", "to": "c@d.e"}, "raw": text});
+        for (format, body) in [
+            (Format::KumoMta, kumo.to_string()),
+            (Format::ZoneMta, zone.to_string()),
+            (Format::Rfc822, text),
+        ] {
+            let from = read(format, body.as_bytes()).map(|it| it.from);
+            match (from, address) {
+                (Ok(from), Some(address)) => assert_eq!(from[0].email(), address),
+                (Err(fault), None) => assert_eq!(fault.kind, Ambiguous),
+                (from, _) => panic!("{value}: {from:?}"),
+            }
+        }
+    }
+}
+
+/// A fault is shown to the client and logged, so it says nothing of the message.
+#[test]
+fn faults_repeat_nothing() {
+    for content in [
+        "From: secret\n\n",
+        "secret",
+        "From: a@b.c\nsecret: {{ secret() }}\n\n",
+    ] {
+        let body = GOOD.replace(
+            "From: a@example.com\\r\\n\\r\\nhello",
+            &content.replace('\n', "\\n"),
+        );
+        let fault = read(Format::KumoMta, body.as_bytes()).unwrap_err();
+        assert!(!fault.to_string().contains("secret"), "{fault}");
+    }
+    let long = format!("{{\"{}\":x}}", "ü".repeat(10_000));
+    let fault = read(Format::KumoMta, long.as_bytes()).unwrap_err();
+    assert!(fault.to_string().len() < 400);
+}
