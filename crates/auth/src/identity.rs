@@ -200,6 +200,15 @@ impl Subject {
         }
     }
 
+    /// What the policy said of the credentials; `None` where there were none.
+    #[must_use]
+    pub fn auth_info(&self) -> Option<&AuthInfo> {
+        match &self.0 {
+            SubjectKind::Authenticated(info, _) => Some(info),
+            SubjectKind::TrustedHost(_) | SubjectKind::Nobody => None,
+        }
+    }
+
     /// The groups that the policy named.
     #[must_use]
     pub fn groups(&self) -> &[String] {

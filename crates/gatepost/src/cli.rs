@@ -88,6 +88,17 @@ pub(crate) enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         tolerance: u64,
     },
+    /// Show what an identity has used of its quotas, asked of the gatepost that runs
+    Quota {
+        /// The YAML file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The identity, as the MTA is told
+        identity: String,
+        /// Forget what it has sent
+        #[arg(long)]
+        reset: bool,
+    },
     /// Hash a password for a policy; it is asked for, or read from standard input
     Hash {
         /// argon2id, bcrypt or sha512-crypt

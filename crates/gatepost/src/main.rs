@@ -1,4 +1,4 @@
-//! The command line: `gatepost run`, `check`, `auth`, `access`, `verify`, `hash`, `test`, `demo`.
+//! The command line: `gatepost run`, `check`, `auth`, `access`, `verify`, `quota`, `hash`, `test`, `demo`.
 
 mod access;
 mod auth;
@@ -8,6 +8,7 @@ mod demo;
 mod hash;
 mod logging;
 mod password;
+mod quota;
 mod serve;
 mod settings;
 mod test;
@@ -64,6 +65,11 @@ fn main() -> ExitCode {
             let tolerance = Duration::from_secs(tolerance);
             verify::run(&config, &signature, &claim, at, tolerance, &mut out)
         }
+        Command::Quota {
+            config,
+            identity,
+            reset,
+        } => quota::run(&config, &identity, reset, &mut out),
         Command::Hash { algorithm } => hash::run(&algorithm, &mut out),
         Command::Test { files } => test::run(&files, &mut out),
         Command::Demo { config } => serve::demo(&config).map(|()| ExitCode::SUCCESS),

@@ -1,4 +1,4 @@
-//! The admin listener: `/metrics`, `/livez`, `/readyz`, and `POST /reload`. It runs on a thread of its own, so it answers
+//! The admin listener: `/metrics`, `/livez`, `/readyz`, `POST /reload`, and `/quota/IDENTITY`. It runs on a thread of its own, so it answers
 //! also when every proxy thread is busy.
 
 use std::sync::Arc;
@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use arc_swap::ArcSwap;
-use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Json, Router};
 use tokio::sync::oneshot;
 
 use crate::metrics::Metrics;
+use crate::quota::QuotaStore;
 use crate::reload::Wanted;
 use crate::snapshot::Snapshot;
 
@@ -25,6 +26,7 @@ pub(crate) struct Admin {
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(crate) ready: Arc<AtomicBool>,
     pub(crate) reload: SyncSender<Wanted>,
+    pub(crate) quota: Arc<QuotaStore>,
 }
 
 /// Serves until the runtime it is spawned on ends.
@@ -44,6 +46,7 @@ fn router(admin: Admin) -> Router {
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/reload", post(reload))
+        .route("/quota/{identity}", get(show_quota).delete(reset_quota))
         .with_state(admin)
 }
 
@@ -79,5 +82,22 @@ async fn reload(State(admin): State<Admin>) -> Response {
         Ok(Ok(())) => "reloaded\n".into_response(),
         Ok(Err(fault)) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{fault}\n")).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),
+    }
+}
+
+/// What an identity has used of its quotas; the path holds its name, percent-encoded.
+async fn show_quota(State(admin): State<Admin>, Path(identity): Path<String>) -> Response {
+    let snapshot = admin.snapshot.load_full();
+    match admin.quota.show(&snapshot.quotas, &identity).await {
+        Ok(shown) => Json(shown).into_response(),
+        Err(fault) => (StatusCode::SERVICE_UNAVAILABLE, format!("{fault}\n")).into_response(),
+    }
+}
+
+async fn reset_quota(State(admin): State<Admin>, Path(identity): Path<String>) -> Response {
+    let snapshot = admin.snapshot.load_full();
+    match admin.quota.reset(&snapshot.quotas, &identity).await {
+        Ok(()) => "reset\n".into_response(),
+        Err(fault) => (StatusCode::SERVICE_UNAVAILABLE, format!("{fault}\n")).into_response(),
     }
 }

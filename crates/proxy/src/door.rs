@@ -4,12 +4,13 @@
 //! without a permit there is no upstream address, so whatever goes wrong on the way, nothing passes.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use gatepost_auth::path::Target;
+use gatepost_auth::route::Route;
 use gatepost_auth::wire::{HeadFault, HeadLimits, check_http2};
 use gatepost_auth::{Credentials, Judgement, Mechanism, Origin, Permit, Refusal, Subject};
 use http::Version;
@@ -26,7 +27,9 @@ use crate::answer;
 use crate::audit::{Audit, shown_name};
 use crate::connection::arrival;
 use crate::forward;
+use crate::inspect::inspect;
 use crate::metrics::{Counted, Metrics};
+use crate::quota::{Charge, QuotaStore, Refund, failed_recipients};
 use crate::record::{Authentication, Record};
 use crate::snapshot::Snapshot;
 use crate::throttle::{Attempt, Throttle};
@@ -37,6 +40,7 @@ pub(crate) struct Door {
     pub(crate) metrics: Metrics,
     pub(crate) throttle: Throttle,
     pub(crate) audit: Arc<Audit>,
+    pub(crate) quota: Arc<QuotaStore>,
 }
 
 /// What one request carries with it.
@@ -44,6 +48,14 @@ pub(crate) struct Passage {
     record: Record,
     snapshot: Arc<Snapshot>,
     permit: Option<Permit>,
+    /// The body, where it was read to be looked into.
+    body: Option<Bytes>,
+    /// What the policy noted about the message.
+    meta: Vec<(String, String)>,
+    /// What was charged, until it is known what the MTA took.
+    charge: Option<Charge>,
+    /// The beginning of the MTA's answer, where something was charged.
+    answer: Vec<u8>,
     /// Whether anything of the body has been given to an upstream connection.
     body_begun: bool,
     _in_flight: Counted,
@@ -51,10 +63,35 @@ pub(crate) struct Passage {
 
 impl Door {
     /// The way of one request.
-    async fn decide(&self, session: &Session, passage: &mut Passage) -> Result<Permit, Refusal> {
-        let Passage {
-            record, snapshot, ..
-        } = passage;
+    async fn decide(
+        &self,
+        session: &mut Session,
+        passage: &mut Passage,
+    ) -> Result<Permit, Refusal> {
+        let snapshot = passage.snapshot.clone();
+        let record = &mut passage.record;
+        let (permit, route) = self.admit(session, &snapshot, record).await?;
+        let mut recipients = 0;
+        if let Some(format) = route.message {
+            let inspected = inspect(session, format, &snapshot, &permit, record).await?;
+            recipients = inspected.recipients;
+            passage.body = Some(inspected.body);
+            passage.meta = inspected.meta;
+        }
+        if route.quota {
+            let quotas = &snapshot.quotas;
+            passage.charge = self.quota.charge(quotas, &permit, recipients).await?;
+        }
+        Ok(permit)
+    }
+
+    /// Who it is, and whether that opens the route.
+    async fn admit<'a>(
+        &self,
+        session: &Session,
+        snapshot: &'a Snapshot,
+        record: &mut Record,
+    ) -> Result<(Permit, &'a Route), Refusal> {
         let gate = &snapshot.gate;
         let request = session.req_header();
         record.method = Some(request.method.clone());
@@ -71,7 +108,7 @@ impl Door {
             None => record.found(gate.without_credentials(route, &origin))?,
         };
         record.known(&subject);
-        gate.permit(route, origin, subject)
+        Ok((gate.permit(route, origin, subject)?, route))
     }
 
     /// Asks the policy. Wrong credentials end the request here, wherever it comes from.
@@ -137,6 +174,10 @@ impl ProxyHttp for Door {
             record: Record::new(Instant::now(), snapshot.generation),
             snapshot,
             permit: None,
+            body: None,
+            meta: Vec::new(),
+            charge: None,
+            answer: Vec::new(),
             body_begun: false,
             _in_flight: Counted::new(&self.metrics.in_flight),
         }
@@ -186,12 +227,15 @@ impl ProxyHttp for Door {
         let permit = passage.permit.as_ref();
         let permit = permit.ok_or_else(|| Error::explain(InternalError, "no permit"))?;
         let snapshot = &passage.snapshot;
-        snapshot.upstream.rewrite(
-            request,
-            permit,
-            &snapshot.gate.protected,
-            &passage.record.request_id,
-        )
+        let said = forward::Said {
+            request_id: &passage.record.request_id,
+            meta: &passage.meta,
+            body_is_here: passage.body.is_some(),
+            answer_is_read: passage.charge.is_some(),
+        };
+        snapshot
+            .upstream
+            .rewrite(request, permit, &snapshot.gate.protected, &said)
     }
 
     async fn request_body_filter(
@@ -202,6 +246,11 @@ impl ProxyHttp for Door {
         passage: &mut Passage,
     ) -> Result<()> {
         passage.body_begun = true;
+        if let Some(kept) = &passage.body {
+            // What the library has is the end of it, kept so that it asks here at all (`body.rs`).
+            *body = Some(kept.clone());
+            return Ok(());
+        }
         let length = body.as_ref().map_or(0, Bytes::len);
         passage.record.bytes_in += u64::try_from(length).unwrap_or(u64::MAX);
         Ok(())
@@ -215,6 +264,20 @@ impl ProxyHttp for Door {
     ) -> Result<()> {
         passage.record.upstream_answered();
         forward::pass_back(response)
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        passage: &mut Passage,
+    ) -> Result<Option<Duration>> {
+        if let (Some(_), Some(body)) = (&passage.charge, body) {
+            let room = MAX_ANSWER.saturating_sub(passage.answer.len());
+            passage.answer.extend(body.iter().take(room));
+        }
+        Ok(None)
     }
 
     /// A pooled connection may turn out to be dead when it is used. The request is sent again only
@@ -282,6 +345,28 @@ impl ProxyHttp for Door {
         record.bytes_out = u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX);
         self.metrics.count(record);
         record.log();
+        if let Some(charge) = passage.charge.take()
+            && let Some(refund) = refund(record.status, &passage.answer)
+        {
+            let quota = self.quota.clone();
+            // Nobody waits for it.
+            tokio::spawn(async move { quota.refund(charge, refund).await });
+        }
+    }
+}
+
+/// How much of the MTA's answer is kept to find `fail_count` in, in bytes. It lists failed recipients.
+const MAX_ANSWER: usize = 1024 * 1024;
+
+/// What the MTA did not take. Status 0 is a client that went away before there was an answer: the MTA may have taken
+/// all of it.
+fn refund(status: u16, answer: &[u8]) -> Option<Refund> {
+    match status {
+        400.. => Some(Refund::All),
+        200..300 => failed_recipients(answer)
+            .filter(|failed| *failed > 0)
+            .map(Refund::Recipients),
+        _ => None,
     }
 }
 

@@ -97,7 +97,7 @@ impl Upstream {
         request: &mut RequestHeader,
         permit: &Permit,
         protected: &ProtectedNames,
-        request_id: &str,
+        said: &Said<'_>,
     ) -> Result<()> {
         let forwarded = Forwarded::of(request, permit.origin());
         let client_said: Vec<HeaderName> = request
@@ -109,7 +109,7 @@ impl Upstream {
         for name in &client_said {
             request.remove_header(name);
         }
-        self.telling.tell(request, permit)?;
+        self.telling.tell(request, permit, said.meta)?;
         if !request.headers.contains_key(HOST) {
             request.insert_header("Host", self.host.clone())?;
         }
@@ -118,9 +118,27 @@ impl Upstream {
         if let Some(host) = forwarded.host {
             request.insert_header("X-Forwarded-Host", host)?;
         }
-        request.insert_header("X-Request-Id", request_id)?;
+        request.insert_header("X-Request-Id", said.request_id)?;
+        if said.body_is_here {
+            // gatepost has said `100 Continue` itself.
+            request.remove_header("expect");
+        }
+        if said.answer_is_read {
+            request.remove_header("accept-encoding");
+        }
         Ok(())
     }
+}
+
+/// What is known of one request, beside its permit.
+pub(crate) struct Said<'a> {
+    pub(crate) request_id: &'a str,
+    /// What the policy noted about the message, by name.
+    pub(crate) meta: &'a [(String, String)],
+    /// Whether the body was read already.
+    pub(crate) body_is_here: bool,
+    /// Whether the answer is to be understood here, so that it must not be compressed.
+    pub(crate) answer_is_read: bool,
 }
 
 /// What the client's connection was like: as gatepost sees it, or as a trusted proxy says.

@@ -7,12 +7,15 @@
 mod admin;
 mod answer;
 mod audit;
+mod body;
 mod connection;
 mod door;
 mod forward;
 mod head;
+mod inspect;
 mod metrics;
 mod opening;
+mod quota;
 mod record;
 mod reload;
 mod server;

@@ -30,6 +30,8 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGauge,
     pub(crate) audit_lines_lost: IntCounter,
     pub(crate) throttle: ThrottleMetrics,
+    pub(crate) quota: QuotaMetrics,
+    messages: MessageMetrics,
     policy: PolicyMetrics,
     reloads: ReloadMetrics,
 }
@@ -99,6 +101,8 @@ impl Metrics {
                 )?,
             )?,
             throttle: ThrottleMetrics::new(&registry)?,
+            quota: QuotaMetrics::new(&registry)?,
+            messages: MessageMetrics::new(&registry, histogram)?,
             policy: PolicyMetrics::new(&registry, policy_counters)?,
             reloads: ReloadMetrics::new(&registry)?,
             registry,
@@ -153,6 +157,12 @@ impl Metrics {
                     .with_label_values(&[outcome])
                     .observe(took.as_secs_f64());
             }
+        }
+        if let Some(outcome) = record.message {
+            self.messages.decisions.with_label_values(&[outcome]).inc();
+        }
+        if let Some(took) = record.inspected {
+            self.messages.time.observe(took.as_secs_f64());
         }
         if let Some(UpstreamTime::Answered(took)) = record.upstream {
             self.upstream_time.observe(took.as_secs_f64());
@@ -269,6 +279,52 @@ impl ThrottleMetrics {
         Ok(Self {
             redis_up: registered(registry, up)?,
             untold: registered(registry, untold)?,
+        })
+    }
+}
+
+/// What message policies come to.
+#[derive(Clone)]
+struct MessageMetrics {
+    decisions: IntCounterVec,
+    time: Histogram,
+}
+
+impl MessageMetrics {
+    fn new(
+        registry: &Registry,
+        histogram: impl Fn(&'static str, &'static str) -> HistogramOpts,
+    ) -> prometheus::Result<Self> {
+        let decisions = Opts::new(
+            "gatepost_message_decisions_total",
+            "What the policy's handler for messages came to, by outcome",
+        );
+        let time = histogram(
+            "gatepost_message_seconds",
+            "Time to read and judge a message, from its last byte on",
+        );
+        Ok(Self {
+            decisions: registered(registry, IntCounterVec::new(decisions, &["outcome"])?)?,
+            time: registered(registry, Histogram::with_opts(time)?)?,
+        })
+    }
+}
+
+/// How quotas fare with Redis.
+#[derive(Clone)]
+pub(crate) struct QuotaMetrics {
+    pub(crate) redis_up: IntGauge,
+}
+
+impl QuotaMetrics {
+    pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let up = IntGauge::new(
+            "gatepost_quota_redis_up",
+            "0 where quotas are to be counted together through Redis and cannot be, else 1",
+        )?;
+        up.set(1);
+        Ok(Self {
+            redis_up: registered(registry, up)?,
         })
     }
 }

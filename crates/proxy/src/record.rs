@@ -30,6 +30,12 @@ pub(crate) struct Record {
     pub(crate) authentication: Option<Authentication>,
     /// How long the policy took.
     pub(crate) judged: Option<Duration>,
+    /// What the policy said of the message.
+    pub(crate) message: Option<&'static str>,
+    /// How long it took to read and judge it.
+    pub(crate) inspected: Option<Duration>,
+    /// How many recipients it has.
+    pub(crate) recipients: Option<usize>,
     pub(crate) refusal: Option<&'static str>,
     /// What the operator should know about a failure; never shown to a client.
     pub(crate) detail: Option<String>,
@@ -96,6 +102,9 @@ impl Record {
             mechanism: None,
             authentication: None,
             judged: None,
+            message: None,
+            inspected: None,
+            recipients: None,
             refusal: None,
             detail: None,
             status: 0,
@@ -196,6 +205,8 @@ impl Record {
             detail = self.detail.as_deref(),
             ms = milliseconds(took),
             policy_ms = self.judged.map(milliseconds),
+            recipients = self.recipients,
+            message_ms = self.inspected.map(milliseconds),
             upstream_ms,
             bytes_in = self.bytes_in,
             bytes_out = self.bytes_out,

@@ -180,6 +180,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
             "throttle.entries",
             old.throttle.entries != new.throttle.entries,
         ),
+        ("quotas.redis", old.quotas.redis != new.quotas.redis),
         ("throttle.redis", old.throttle.redis != new.throttle.redis),
     ]
     .into_iter()

@@ -30,6 +30,7 @@ use crate::connection::Connections;
 use crate::door::Door;
 use crate::metrics::Metrics;
 use crate::opening::Opening;
+use crate::quota::QuotaStore;
 use crate::reload::{Fingerprint, Reloader, Source, Wanted};
 use crate::snapshot::Snapshot;
 use crate::throttle::Throttle;
@@ -42,6 +43,7 @@ pub struct Server {
     listeners: Vec<(std::net::TcpListener, Opening)>,
     admin: Option<std::net::TcpListener>,
     throttle: Throttle,
+    quota: Arc<QuotaStore>,
     reloader: Reloader,
 }
 
@@ -149,6 +151,8 @@ impl Server {
             .map_err(system("the audit log"))?;
         let throttle =
             Throttle::new(&settings.throttle, &metrics.throttle).map_err(system("the throttle"))?;
+        let quota =
+            QuotaStore::new(&settings.quotas, metrics.quota.clone()).map_err(system("quotas"))?;
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
         let reloader = Reloader {
             source,
@@ -163,6 +167,7 @@ impl Server {
             listeners,
             admin,
             throttle,
+            quota: Arc::new(quota),
             reloader,
         })
     }
@@ -194,6 +199,7 @@ impl Server {
             listeners,
             admin,
             throttle,
+            quota,
             reloader,
         } = self;
         let audit = reloader.audit.clone();
@@ -204,7 +210,7 @@ impl Server {
             .threads
             .map_or_else(default_threads, NonZeroUsize::get);
         let runtime = Runtime::new_no_steal(threads, "proxy");
-        let connections = Arc::new(connections(&reloader, throttle, threads));
+        let connections = Arc::new(connections(&reloader, throttle, quota.clone(), threads));
         let tracker = TaskTracker::new();
         for (listener, opening) in listeners {
             let (connections, shutdown) = (connections.clone(), shutdown.clone());
@@ -218,6 +224,7 @@ impl Server {
             snapshot: reloader.snapshot.clone(),
             ready: ready.clone(),
             reload: reload.clone(),
+            quota,
         };
         if let Some(listener) = admin {
             spawn_admin(listener, pages).map_err(system("the admin thread"))?;
@@ -267,12 +274,18 @@ async fn drain(
     }
 }
 
-fn connections(reloader: &Reloader, throttle: Throttle, threads: usize) -> Connections {
+fn connections(
+    reloader: &Reloader,
+    throttle: Throttle,
+    quota: Arc<QuotaStore>,
+    threads: usize,
+) -> Connections {
     let door = Door {
         snapshot: reloader.snapshot.clone(),
         metrics: reloader.metrics.clone(),
         throttle,
         audit: reloader.audit.clone(),
+        quota,
     };
     let idle = reloader.settings.upstream.max_idle_connections;
     let conf = ServerConf {

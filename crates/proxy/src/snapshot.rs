@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gatepost_auth::Gate;
-use gatepost_config::{Audit, Http, Settings, Throttle};
+use gatepost_config::{Audit, Http, Quotas, Settings, Throttle};
 use gatepost_policy::Policy;
 use http::HeaderValue;
 
@@ -21,6 +21,7 @@ pub(crate) struct Snapshot {
     pub(crate) http: Http,
     pub(crate) throttle: Throttle,
     pub(crate) audit: Audit,
+    pub(crate) quotas: Quotas,
     /// Counts the snapshots, from 1.
     pub(crate) generation: u64,
     pub(crate) drain_timeout: Duration,
@@ -49,6 +50,7 @@ impl Snapshot {
             http: settings.http,
             throttle: settings.throttle.clone(),
             audit: settings.audit.clone(),
+            quotas: settings.quotas.clone(),
             generation,
             drain_timeout: settings.drain_timeout,
             challenge: HeaderValue::from_str(&settings.gate.challenge())

@@ -24,6 +24,8 @@ pub(crate) struct Telling {
     groups: Option<Bytes>,
     client: Option<Bytes>,
     signature: Option<(Bytes, SigningKeys)>,
+    /// Which metas of a message policy, in which headers.
+    metas: Vec<(String, Bytes)>,
 }
 
 enum Form {
@@ -49,6 +51,11 @@ impl Telling {
                 .signature
                 .as_ref()
                 .map(|it| (name(&it.header), it.keys.clone())),
+            metas: upstream
+                .meta_headers
+                .iter()
+                .map(|(meta, header)| (meta.clone(), name(header)))
+                .collect(),
         }
     }
 
@@ -57,7 +64,17 @@ impl Telling {
     /// # Errors
     ///
     /// Where an identity or group is no header value; they have been checked to be.
-    pub(crate) fn tell(&self, request: &mut RequestHeader, permit: &Permit) -> Result<()> {
+    pub(crate) fn tell(
+        &self,
+        request: &mut RequestHeader,
+        permit: &Permit,
+        meta: &[(String, String)],
+    ) -> Result<()> {
+        for (name, header) in &self.metas {
+            if let Some((_, value)) = meta.iter().find(|(key, _)| key == name) {
+                request.insert_header(header.clone(), opaque(value)?)?;
+            }
+        }
         if let Some(identity) = permit.identity() {
             self.say_identity(request, identity)?;
         }

@@ -1,0 +1,124 @@
+//! Looks into a message: reads the body, holds it against the rules, asks the policy.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use gatepost_auth::{Permit, Refusal};
+use gatepost_message::{Format, Limits, Message, MessageFault};
+use gatepost_policy::{MessageJudgement, MessageQuestion};
+use http::HeaderMap;
+use pingora_proxy::Session;
+
+use crate::body;
+use crate::record::Record;
+use crate::snapshot::Snapshot;
+
+/// A body of more than this is read on a thread of its own, so that others are served meanwhile. In bytes; it
+/// takes about a millisecond.
+const LARGE: usize = 256 * 1024;
+
+/// The header section of a message, in bytes.
+const MAX_HEADER_BYTES: usize = 256 * 1024;
+
+/// Recipients of one request.
+const MAX_RECIPIENTS: usize = 100_000;
+
+/// What is known of a message that may be sent.
+pub(crate) struct Inspected {
+    /// The body as it came, to be sent on.
+    pub(crate) body: Bytes,
+    /// What the policy noted, by name.
+    pub(crate) meta: Vec<(String, String)>,
+    pub(crate) recipients: u32,
+}
+
+/// # Errors
+///
+/// Why the message may not be sent.
+pub(crate) async fn inspect(
+    session: &mut Session,
+    format: Format,
+    snapshot: &Snapshot,
+    permit: &Permit,
+    record: &mut Record,
+) -> Result<Inspected, Refusal> {
+    let body = body::read(session, snapshot.http.request_body_limit).await?;
+    record.bytes_in = u64::try_from(body.len()).unwrap_or(u64::MAX);
+    let began = Instant::now();
+    let headers = &session.req_header().headers;
+    let judged = judge(headers, body, format, snapshot, permit, record).await;
+    record.inspected = Some(began.elapsed());
+    judged
+}
+
+async fn judge(
+    headers: &HeaderMap,
+    body: Bytes,
+    format: Format,
+    snapshot: &Snapshot,
+    permit: &Permit,
+    record: &mut Record,
+) -> Result<Inspected, Refusal> {
+    let message = read(headers, &body, format, snapshot).await?;
+    let recipients = message.recipients.len();
+    record.recipients = Some(recipients);
+    let (subject, identity) = (permit.subject(), permit.identity().unwrap_or_default());
+    let rules = &snapshot.gate.message_rules;
+    rules
+        .check(subject, identity, &message)
+        .map_err(Refusal::Rule)?;
+    let judgement = snapshot
+        .policy
+        .judge_message(MessageQuestion {
+            message: Arc::new(message),
+            auth: subject.auth_info().cloned(),
+            http_auth: identity.to_owned(),
+            received_from: permit.origin().client,
+        })
+        .await;
+    record.message = Some(judgement.outcome());
+    let meta = match judgement {
+        MessageJudgement::Accepted { meta } => meta,
+        MessageJudgement::NoHandler => Vec::new(),
+        MessageJudgement::Rejected { code, text } => {
+            return Err(Refusal::PolicyRejected {
+                code,
+                text,
+                recipients,
+            });
+        }
+        MessageJudgement::Failed => return Err(Refusal::MessageFailed),
+        MessageJudgement::TimedOut => return Err(Refusal::PolicyTimedOut),
+        MessageJudgement::Overloaded => return Err(Refusal::PolicyOverloaded),
+    };
+    Ok(Inspected {
+        body,
+        meta,
+        recipients: u32::try_from(recipients).unwrap_or(u32::MAX),
+    })
+}
+
+async fn read(
+    headers: &HeaderMap,
+    body: &Bytes,
+    format: Format,
+    snapshot: &Snapshot,
+) -> Result<Message, Refusal> {
+    let limit = snapshot.http.request_body_limit;
+    let limits = Limits {
+        max_bytes: usize::try_from(limit).unwrap_or(usize::MAX),
+        max_header_bytes: MAX_HEADER_BYTES,
+        max_recipients: MAX_RECIPIENTS,
+    };
+    let small = body.len() <= LARGE && !headers.contains_key(http::header::CONTENT_ENCODING);
+    let read: Result<Message, MessageFault> = if small {
+        gatepost_message::read(format, headers, body, &limits)
+    } else {
+        let (headers, body) = (headers.clone(), body.clone());
+        let reading = move || gatepost_message::read(format, &headers, &body, &limits);
+        let done = tokio::task::spawn_blocking(reading).await;
+        done.map_err(|_| Refusal::Internal)?
+    };
+    read.map_err(Refusal::Message)
+}
