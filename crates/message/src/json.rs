@@ -60,14 +60,29 @@ impl<'a> Value<'a> {
     /// The value at the beginning of an accepted text.
     fn of(text: &'a str) -> Self {
         match text.as_bytes().first() {
+            Some(b'"') => Self::String(Text::of(text).0),
+            _ => Self::of_others(text),
+        }
+    }
+
+    fn of_others(text: &'a str) -> Self {
+        match text.as_bytes().first() {
             Some(b'{') => Self::Object(Object(text)),
             Some(b'[') => Self::List(List(text)),
-            Some(b'"') => Self::String(Text::of(text)),
             Some(b't') => Self::Bool(true),
             Some(b'f') => Self::Bool(false),
             Some(b'n') | None => Self::Null,
             Some(_) => Self::Number,
         }
+    }
+
+    /// The same, and what stands behind it and the comma. A string's end is looked for once: it may be far.
+    fn take(text: &'a str) -> (Self, &'a str) {
+        if text.starts_with('"') {
+            let (string, rest) = Text::of(text);
+            return (Self::String(string), scan::past_comma(rest));
+        }
+        (Self::of_others(text), scan::past(text))
     }
 
     /// The string that it has to be.
@@ -122,8 +137,8 @@ impl<'a> List<'a> {
             if rest.starts_with(']') || rest.is_empty() {
                 return None;
             }
-            let value = Value::of(rest);
-            rest = scan::past(rest);
+            let (value, behind) = Value::take(rest);
+            rest = behind;
             Some(value)
         })
     }
@@ -137,17 +152,37 @@ impl<'a> Object<'a> {
             if rest.starts_with('}') || rest.is_empty() {
                 return None;
             }
-            let name = Text::of(rest);
-            rest = scan::past(rest);
-            let value = Value::of(rest);
-            rest = scan::past(rest);
+            let (name, behind) = Text::of(rest);
+            let (value, behind) = Value::take(scan::past_comma(behind));
+            rest = behind;
             Some((name, value))
         })
     }
 
-    /// The values of the members of these names, where there are such members. One pass.
+    /// The values of the members of these names, where there are such members.
     pub(crate) fn pick<const N: usize>(self, wanted: [&str; N]) -> [Option<Value<'a>>; N] {
         let mut picked = [None; N];
+        self.each(wanted, &mut picked, |_| {});
+        picked
+    }
+
+    /// The same, and the names of all members, in one pass.
+    pub(crate) fn pick_and_name<const N: usize>(
+        self,
+        wanted: [&str; N],
+    ) -> ([Option<Value<'a>>; N], Vec<String>) {
+        let mut picked = [None; N];
+        let mut names = Vec::new();
+        self.each(wanted, &mut picked, |name| names.push(name.to_owned()));
+        (picked, names)
+    }
+
+    fn each<const N: usize>(
+        self,
+        wanted: [&str; N],
+        picked: &mut [Option<Value<'a>>; N],
+        mut seen: impl FnMut(&str),
+    ) {
         for (name, value) in self.members() {
             let name = name.whole();
             for (slot, wanted) in picked.iter_mut().zip(wanted) {
@@ -155,15 +190,8 @@ impl<'a> Object<'a> {
                     *slot = Some(value);
                 }
             }
+            seen(&name);
         }
-        picked
-    }
-
-    /// The names, unescaped.
-    pub(crate) fn names(self) -> Vec<String> {
-        self.members()
-            .map(|(name, _)| name.whole().into_owned())
-            .collect()
     }
 }
 

@@ -14,13 +14,14 @@ pub(crate) fn read(request: &Request<'_>) -> Result<Message, MessageFault> {
     let object = json::read(request.body)?
         .object()
         .map_err(|fault| fault.at(""))?;
-    let [sender, recipients, content, substitutions, dialect] = object.pick([
+    let (picked, fields) = object.pick_and_name([
         "envelope_sender",
         "recipients",
         "content",
         "substitutions",
         "template_dialect",
     ]);
+    let [sender, recipients, content, substitutions, dialect] = picked;
 
     let sender = sender_of(sender).map_err(|fault| fault.at("/envelope_sender"))?;
     let recipients = Recipients::read(recipients, request.limits.max_recipients)?;
@@ -44,7 +45,7 @@ pub(crate) fn read(request: &Request<'_>) -> Result<Message, MessageFault> {
         recipients: recipients.addresses,
         from: from::read(&headers).map_err(|fault| fault.at("/content"))?,
         headers,
-        fields: object.names(),
+        fields,
         size: request.body.len(),
     })
 }

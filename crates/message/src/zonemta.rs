@@ -35,7 +35,7 @@ pub(crate) fn read(request: &Request<'_>) -> Result<Message, MessageFault> {
     let object = json::read(request.body)?
         .object()
         .map_err(|fault| fault.at(""))?;
-    let [envelope, raw] = object.pick(["envelope", "raw"]);
+    let ([envelope, raw], fields) = object.pick_and_name(["envelope", "raw"]);
     let (sender, recipients) = envelope_of(envelope, request.limits.max_recipients)?;
     let headers = match raw {
         Some(value) => {
@@ -51,7 +51,7 @@ pub(crate) fn read(request: &Request<'_>) -> Result<Message, MessageFault> {
             None => fault.at("/from"),
         })?,
         headers,
-        fields: object.names(),
+        fields,
         size: request.body.len(),
     })
 }

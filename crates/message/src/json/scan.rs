@@ -71,8 +71,13 @@ pub(super) fn past(text: &str) -> &str {
             break;
         }
     }
-    let rest = skip_space(rest);
-    skip_space(rest.strip_prefix([',', ':']).unwrap_or(rest))
+    past_comma(rest)
+}
+
+/// What stands behind a comma or colon.
+pub(super) fn past_comma(text: &str) -> &str {
+    let text = skip_space(text);
+    skip_space(text.strip_prefix([',', ':']).unwrap_or(text))
 }
 
 fn is_in_word(byte: u8) -> bool {
@@ -277,7 +282,7 @@ impl<'a> Walk<'a> {
             }
         }
         self.rest = whole.get(at + 1..).unwrap_or_default();
-        Ok(Text::of(whole))
+        Ok(Text::between(whole.get(1..at).unwrap_or_default()))
     }
 
     fn word(&mut self) -> Result<(), MessageFault> {

@@ -20,10 +20,17 @@ pub(crate) enum Piece<'a> {
 }
 
 impl<'a> Text<'a> {
-    /// The string at the beginning of an accepted text.
-    pub(super) fn of(text: &'a str) -> Self {
+    /// The string at the beginning of an accepted text, and what stands behind it.
+    pub(super) fn of(text: &'a str) -> (Self, &'a str) {
         let inside = text.get(1..).unwrap_or_default();
-        Self(inside.get(..scan::quote(inside)).unwrap_or_default())
+        let end = scan::quote(inside);
+        let rest = inside.get(end + 1..).unwrap_or_default();
+        (Self(inside.get(..end).unwrap_or_default()), rest)
+    }
+
+    /// What stands between the quotes of a string that was just looked through.
+    pub(super) fn between(inside: &'a str) -> Self {
+        Self(inside)
     }
 
     /// The length as it is written, in bytes: at least that of what it means, and at most six times as much.
