@@ -73,3 +73,12 @@ figures: setup          ## measure the figures of the README
 	  a_100_mb_body an_endless_loop no_request_fails | sed -n 's|.*FIGURE ||p'
 	@cargo test --locked --release --package gatepost-policy --lib -- --nocapture two_hundred | sed -n 's|.*FIGURE ||p'
 	@cargo run --quiet --locked --release --package gatepost-policy --example verify_timing | sed -n 's|.*FIGURE ||p'
+	@cargo run --quiet --locked --release --package gatepost-message --example read_cost | sed -n 's|.*FIGURE ||p'
+
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: setup             ## mutated bodies for the readers, FUZZ_SECONDS (60) for each format
+	@for format in kumomta zonemta rfc822; do \
+	  cargo run --quiet --locked --release --package gatepost-message --example fuzz_bodies -- $$format $(FUZZ_SECONDS); \
+	done
