@@ -10,6 +10,7 @@ mod fail2ban;
 mod haproxy;
 mod nginx;
 mod program;
+mod quota;
 mod redis;
 mod signature;
 mod throttle;
