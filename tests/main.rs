@@ -24,6 +24,7 @@ mod policy;
 mod quota;
 mod reload;
 mod routes;
+mod shadow;
 mod smuggling;
 mod startup;
 mod throttle;

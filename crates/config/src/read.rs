@@ -303,8 +303,13 @@ fn audit(mut section: Section<'_>, folder: &Path) -> Audit {
         ("hash_all", AuditNames::HashAll),
     ];
     let names = section.or("names", AuditNames::HashSecrets, value::word(&names));
+    let messages = section.or("messages", false, value::truth);
     section.finish();
-    Audit { output, names }
+    Audit {
+        output,
+        names,
+        messages,
+    }
 }
 
 fn http(mut section: Section<'_>) -> Http {

@@ -189,6 +189,8 @@ pub struct Audit {
     pub output: AuditOutput,
     /// What becomes of names that were not accepted.
     pub names: AuditNames,
+    /// Whether there is a line for every message too, with its addresses.
+    pub messages: bool,
 }
 
 /// Where the audit log goes.

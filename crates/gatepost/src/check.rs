@@ -40,6 +40,17 @@ pub(crate) fn run(config: &Path, out: &mut impl Write) -> Result<ExitCode> {
                 writeln!(out, "{fault}")?;
             }
         }
+        if let Some(file) = &section.shadow {
+            let shadow = gatepost_config::Policy {
+                file: file.clone(),
+                ..section.clone()
+            };
+            if let Err(fault) = try_policy(&shadow) {
+                good = false;
+                writeln!(out, "{fault}")?;
+            }
+        }
+        check_messages(loaded.as_ref().ok(), section, out)?;
     }
     if good {
         writeln!(out, "{}: ok", config.display())?;
@@ -47,6 +58,30 @@ pub(crate) fn run(config: &Path, out: &mut impl Write) -> Result<ExitCode> {
     } else {
         Ok(ExitCode::FAILURE)
     }
+}
+
+/// A route that looks into messages, and nothing that judges them, was not meant.
+fn check_messages(
+    settings: Option<&Settings>,
+    section: &gatepost_config::Policy,
+    out: &mut impl Write,
+) -> Result<()> {
+    let Some(settings) = settings else {
+        return Ok(());
+    };
+    let looks = settings.gate.routes.iter().find(|it| it.message.is_some());
+    let judged = !settings.gate.message_rules.is_empty() || !settings.quotas.rules.is_empty();
+    if let (Some(route), false) = (looks, judged)
+        && try_policy(section).is_ok_and(|policy| !policy.handles_messages())
+    {
+        writeln!(
+            out,
+            "warning: {}: the route {} looks into messages, but there are no `message_rules`, no `quotas` and no handler for http_message_generated",
+            section.file.display(),
+            route.path.label()
+        )?;
+    }
+    Ok(())
 }
 
 /// The mistakes that handlers are known for. Gives false where one of them is open to clients.

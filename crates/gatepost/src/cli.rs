@@ -99,6 +99,18 @@ pub(crate) enum Command {
         #[arg(long)]
         reset: bool,
     },
+    /// Ask a policy about what an audit log holds, and say where it would have decided otherwise
+    Replay {
+        /// The audit log, with `audit.messages: true` for messages
+        #[arg(value_name = "AUDIT.jsonl")]
+        audit: PathBuf,
+        /// The policy
+        #[arg(long, value_name = "FILE")]
+        policy: PathBuf,
+        /// Lines `user:password`, to ask about the credentials of these users too
+        #[arg(long, value_name = "FILE")]
+        passwords: Option<PathBuf>,
+    },
     /// Hash a password for a policy; it is asked for, or read from standard input
     Hash {
         /// argon2id, bcrypt or sha512-crypt

@@ -1,4 +1,4 @@
-//! The command line: `gatepost run`, `check`, `auth`, `access`, `verify`, `quota`, `hash`, `test`, `demo`.
+//! The command line: `gatepost run`, `check`, `auth`, `access`, `verify`, `quota`, `replay`, `hash`, `test`, `demo`.
 
 mod access;
 mod auth;
@@ -9,6 +9,7 @@ mod hash;
 mod logging;
 mod password;
 mod quota;
+mod replay;
 mod serve;
 mod settings;
 mod test;
@@ -70,6 +71,18 @@ fn main() -> ExitCode {
             identity,
             reset,
         } => quota::run(&config, &identity, reset, &mut out),
+        Command::Replay {
+            audit,
+            policy,
+            passwords,
+        } => {
+            let replay = replay::Replay {
+                audit,
+                policy,
+                passwords,
+            };
+            replay::run(&replay, &mut out)
+        }
         Command::Hash { algorithm } => hash::run(&algorithm, &mut out),
         Command::Test { files } => test::run(&files, &mut out),
         Command::Demo { config } => serve::demo(&config).map(|()| ExitCode::SUCCESS),

@@ -36,12 +36,12 @@ pub(crate) fn demo(config: &Path) -> Result<()> {
 }
 
 fn start(file: &ConfigFile, accept: impl FnOnce(&Settings) -> Result<()>) -> Result<Server> {
-    let loaded = Fingerprint::now(file);
+    let fingerprint = Fingerprint::now(file);
     let settings = file.settings()?;
     accept(&settings)?;
     logging::init(&settings.log)?;
-    let policy = file.load_policy(&settings)?;
-    let demo = match &settings.upstream.address {
+    let loaded = file.load_policies(settings)?;
+    let demo = match &loaded.settings.upstream.address {
         UpstreamAddress::Demo { store } => {
             let address = demo::start(store.clone()).context("cannot start the demo upstream")?;
             Some(UpstreamTarget::Tcp(address))
@@ -53,11 +53,10 @@ fn start(file: &ConfigFile, accept: impl FnOnce(&Settings) -> Result<()>) -> Res
         revision: REVISION,
     };
     let server = Server::bind(Parts {
-        settings,
-        policy,
+        loaded,
         demo,
         source: Box::new(file.clone()),
-        loaded,
+        fingerprint,
         counters: file.counters(),
         build,
     })?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use gatepost_config::{DecisionCache, Settings};
 use gatepost_policy::{LoadError, Policy, PolicyCounters, PolicySettings};
-use gatepost_proxy::Source;
+use gatepost_proxy::{Loaded, Source};
 
 /// A configuration file, to be read as often as it changes.
 #[derive(Clone)]
@@ -36,8 +36,29 @@ impl ConfigFile {
         load(&self.path)
     }
 
-    /// Loads the policy that the configuration names, and logs the warnings about both.
-    pub(crate) fn load_policy(&self, settings: &Settings) -> Result<Policy, LoadError> {
+    /// Loads the policies that the configuration names, and logs the warnings about all.
+    pub(crate) fn load_policies(&self, settings: Settings) -> Result<Loaded, LoadError> {
+        let policy = self.load_policy(&settings)?;
+        let shadow = settings.policy.shadow.as_ref().map(|file| {
+            let policy = gatepost_config::Policy {
+                file: file.clone(),
+                ..settings.policy.clone()
+            };
+            // What it counts is its own, and nobody asks for it.
+            load_policy(&policy, settings.decision_cache, &Arc::default())
+        });
+        let shadow = shadow.transpose()?;
+        for warning in shadow.iter().flat_map(Policy::warnings) {
+            tracing::warn!("{warning}");
+        }
+        Ok(Loaded {
+            settings,
+            policy,
+            shadow,
+        })
+    }
+
+    fn load_policy(&self, settings: &Settings) -> Result<Policy, LoadError> {
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
@@ -50,24 +71,28 @@ impl ConfigFile {
 }
 
 impl Source for ConfigFile {
-    fn load(&self) -> Result<(Settings, Policy), String> {
+    fn load(&self) -> Result<Loaded, String> {
         let settings = self.settings().map_err(|faults| faults.to_string())?;
-        let policy = self
-            .load_policy(&settings)
-            .map_err(|fault| fault.to_string())?;
-        Ok((settings, policy))
+        self.load_policies(settings)
+            .map_err(|fault| fault.to_string())
     }
 
     fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.path.clone()];
         // A configuration that cannot be read names no policy; its own repair will be noticed.
         if let Ok(settings) = self.settings() {
-            if let Some(folder) = settings.policy.file.parent() {
-                lua_files(folder, &mut files);
+            for file in [Some(settings.policy.file), settings.policy.shadow]
+                .into_iter()
+                .flatten()
+            {
+                if let Some(folder) = file.parent() {
+                    lua_files(folder, &mut files);
+                }
+                files.push(file);
             }
-            files.push(settings.policy.file);
             files.extend(settings.files);
         }
+        files.sort();
         files.dedup();
         files
     }

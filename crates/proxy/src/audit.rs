@@ -18,7 +18,7 @@ use prometheus::IntCounter;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::record::Record;
+use crate::record::{Facts, Record};
 
 /// Lines that may wait to be written.
 const WAITING: usize = 16 * 1024;
@@ -101,6 +101,15 @@ impl Audit {
             });
         }
         let allowed = record.refusal.is_none();
+        if let Some(facts) = &record.facts {
+            self.line(&Line {
+                event: "message",
+                outcome: if allowed { "allowed" } else { "denied" },
+                reason: record.refusal,
+                message: Some(facts),
+                ..Line::of(record, &time)
+            });
+        }
         self.line(&Line {
             event: "authorization",
             outcome: if allowed { "allowed" } else { "denied" },
@@ -135,6 +144,8 @@ struct Line<'a> {
     method: Option<&'a str>,
     route: Option<&'a str>,
     policy_generation: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a Facts>,
 }
 
 impl<'a> Line<'a> {
@@ -156,6 +167,7 @@ impl<'a> Line<'a> {
             method: record.method.as_ref().map(http::Method::as_str),
             route: record.route.as_deref(),
             policy_generation: record.generation,
+            message: None,
         }
     }
 }

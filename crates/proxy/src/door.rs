@@ -31,6 +31,7 @@ use crate::inspect::inspect;
 use crate::metrics::{Counted, Metrics};
 use crate::quota::{Charge, QuotaStore, Refund, failed_recipients};
 use crate::record::{Authentication, Record};
+use crate::shadow::{Answer, ask_credentials};
 use crate::snapshot::Snapshot;
 use crate::throttle::{Attempt, Throttle};
 
@@ -73,7 +74,8 @@ impl Door {
         let (permit, route) = self.admit(session, &snapshot, record).await?;
         let mut recipients = 0;
         if let Some(format) = route.message {
-            let inspected = inspect(session, format, &snapshot, &permit, record).await?;
+            let shadow = &self.metrics.shadow;
+            let inspected = inspect(session, format, &snapshot, &permit, record, shadow).await?;
             recipients = inspected.recipients;
             passage.body = Some(inspected.body);
             passage.meta = inspected.meta;
@@ -128,6 +130,7 @@ impl Door {
             user: user.as_deref(),
         };
         let asked = Instant::now();
+        let shadow = snapshot.shadow.as_ref().map(|it| (it, credentials.clone()));
         let throttle = |judgement: &Judgement| {
             if *judgement == Judgement::Rejected {
                 return self.throttle.failed(&snapshot.throttle, attempt);
@@ -144,9 +147,17 @@ impl Door {
             Err(throttled) => Err(throttled),
         };
         record.authentication = Some(Authentication::of(mechanism, judgement.as_ref()));
+        let live = judgement.as_ref().ok().map(Answer::to_credentials);
         let subject = judgement.and_then(|it| it.into_subject(mechanism));
         if subject.is_err() {
-            record.user = user.map(|user| shown_name(&user, snapshot.audit.names));
+            record.user = user
+                .as_deref()
+                .map(|user| shown_name(user, snapshot.audit.names));
+        }
+        if let (Some((policy, credentials)), Some(live)) = (shadow, live) {
+            let (shadow, id) = (&self.metrics.shadow, record.request_id.clone());
+            let user = record.user.clone().or(user);
+            ask_credentials(policy, shadow, credentials, live, id, user);
         }
         subject
     }

@@ -11,7 +11,9 @@ use http::HeaderMap;
 use pingora_proxy::Session;
 
 use crate::body;
-use crate::record::Record;
+use crate::metrics::ShadowMetrics;
+use crate::record::{Facts, Record};
+use crate::shadow::{Answer, ask_message};
 use crate::snapshot::Snapshot;
 
 /// A body of more than this is read on a thread of its own, so that others are served meanwhile. In bytes; it
@@ -42,12 +44,13 @@ pub(crate) async fn inspect(
     snapshot: &Snapshot,
     permit: &Permit,
     record: &mut Record,
+    shadow: &ShadowMetrics,
 ) -> Result<Inspected, Refusal> {
     let body = body::read(session, snapshot.http.request_body_limit).await?;
     record.bytes_in = u64::try_from(body.len()).unwrap_or(u64::MAX);
     let began = Instant::now();
     let headers = &session.req_header().headers;
-    let judged = judge(headers, body, format, snapshot, permit, record).await;
+    let judged = judge(headers, body, format, snapshot, permit, record, shadow).await;
     record.inspected = Some(began.elapsed());
     judged
 }
@@ -59,24 +62,31 @@ async fn judge(
     snapshot: &Snapshot,
     permit: &Permit,
     record: &mut Record,
+    shadow: &ShadowMetrics,
 ) -> Result<Inspected, Refusal> {
     let message = read(headers, &body, format, snapshot).await?;
     let recipients = message.recipients.len();
     record.recipients = Some(recipients);
     let (subject, identity) = (permit.subject(), permit.identity().unwrap_or_default());
+    if snapshot.audit.messages {
+        record.facts = Some(Facts::of(&message, subject));
+    }
     let rules = &snapshot.gate.message_rules;
     rules
         .check(subject, identity, &message)
         .map_err(Refusal::Rule)?;
-    let judgement = snapshot
-        .policy
-        .judge_message(MessageQuestion {
-            message: Arc::new(message),
-            auth: subject.auth_info().cloned(),
-            http_auth: identity.to_owned(),
-            received_from: permit.origin().client,
-        })
-        .await;
+    let question = MessageQuestion {
+        message: Arc::new(message),
+        auth: subject.auth_info().cloned(),
+        http_auth: identity.to_owned(),
+        received_from: permit.origin().client,
+    };
+    let asked_too = snapshot.shadow.as_ref().map(|it| (it, question.clone()));
+    let judgement = snapshot.policy.judge_message(question).await;
+    if let Some((policy, question)) = asked_too {
+        let live = Answer::to_message(&judgement);
+        ask_message(policy, shadow, question, live, record.request_id.clone());
+    }
     record.message = Some(judgement.outcome());
     let meta = match judgement {
         MessageJudgement::Accepted { meta } => meta,

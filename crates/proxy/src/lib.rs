@@ -19,9 +19,10 @@ mod quota;
 mod record;
 mod reload;
 mod server;
+mod shadow;
 mod snapshot;
 mod telling;
 mod throttle;
 
-pub use reload::{Fingerprint, Source};
+pub use reload::{Fingerprint, Loaded, Source};
 pub use server::{Build, Parts, Server, StartError, UpstreamTarget};

@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     pub(crate) audit_lines_lost: IntCounter,
     pub(crate) throttle: ThrottleMetrics,
     pub(crate) quota: QuotaMetrics,
+    pub(crate) shadow: ShadowMetrics,
     messages: MessageMetrics,
     policy: PolicyMetrics,
     reloads: ReloadMetrics,
@@ -102,6 +103,7 @@ impl Metrics {
             )?,
             throttle: ThrottleMetrics::new(&registry)?,
             quota: QuotaMetrics::new(&registry)?,
+            shadow: ShadowMetrics::new(&registry)?,
             messages: MessageMetrics::new(&registry, histogram)?,
             policy: PolicyMetrics::new(&registry, policy_counters)?,
             reloads: ReloadMetrics::new(&registry)?,
@@ -307,6 +309,46 @@ impl MessageMetrics {
             decisions: registered(registry, IntCounterVec::new(decisions, &["outcome"])?)?,
             time: registered(registry, Histogram::with_opts(time)?)?,
         })
+    }
+}
+
+/// What the shadow policy would have decided.
+#[derive(Clone)]
+pub(crate) struct ShadowMetrics {
+    allowed: IntCounterVec,
+    denied: IntCounterVec,
+    open: IntCounterVec,
+}
+
+impl ShadowMetrics {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name, help| {
+            let counter = IntCounterVec::new(Opts::new(name, help), &["event", "live"])?;
+            registered(registry, counter)
+        };
+        Ok(Self {
+            allowed: counter(
+                "gatepost_shadow_allowed_total",
+                "What the shadow policy would let through, by what is asked and by what the live policy decided",
+            )?,
+            denied: counter(
+                "gatepost_shadow_denied_total",
+                "What the shadow policy would refuse, by what is asked and by what the live policy decided",
+            )?,
+            open: counter(
+                "gatepost_shadow_open_total",
+                "What the shadow policy did not decide in time, by what is asked and by what the live policy decided",
+            )?,
+        })
+    }
+
+    pub(crate) fn count(&self, event: &str, live: &str, shadow: &str) {
+        let counter = match shadow {
+            "allowed" => &self.allowed,
+            "denied" => &self.denied,
+            _ => &self.open,
+        };
+        counter.with_label_values(&[event, live]).inc();
     }
 }
 

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use gatepost_auth::address::Arrival;
 use gatepost_auth::{CredentialFault, Judgement, Mechanism, Origin, Refusal, Subject};
+use gatepost_message::{Address, Message};
 use http::{HeaderMap, Method};
+use serde::Serialize;
 
 /// One request, from its head to the last byte of its answer.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub(crate) struct Record {
     pub(crate) inspected: Option<Duration>,
     /// How many recipients it has.
     pub(crate) recipients: Option<usize>,
+    /// What the audit log says of it, where it is to.
+    pub(crate) facts: Option<Facts>,
     pub(crate) refusal: Option<&'static str>,
     /// What the operator should know about a failure; never shown to a client.
     pub(crate) detail: Option<String>,
@@ -43,6 +47,29 @@ pub(crate) struct Record {
     pub(crate) upstream: Option<UpstreamTime>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+}
+
+/// What the audit log says of a message, so that another policy can be asked about it later.
+#[derive(Debug, Serialize)]
+pub(crate) struct Facts {
+    sender: String,
+    from: Vec<String>,
+    recipients: Vec<String>,
+    groups: Vec<String>,
+    size: usize,
+}
+
+impl Facts {
+    pub(crate) fn of(message: &Message, subject: &Subject) -> Self {
+        let text = |address: &Address| address.email().to_owned();
+        Self {
+            sender: message.sender.as_ref().map(text).unwrap_or_default(),
+            from: message.from.iter().map(text).collect(),
+            recipients: message.recipients.iter().map(text).collect(),
+            groups: subject.groups().to_vec(),
+            size: message.size,
+        }
+    }
 }
 
 /// What came of finding out who a request is.
@@ -105,6 +132,7 @@ impl Record {
             message: None,
             inspected: None,
             recipients: None,
+            facts: None,
             refusal: None,
             detail: None,
             status: 0,

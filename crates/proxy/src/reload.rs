@@ -19,6 +19,16 @@ use crate::metrics::Metrics;
 use crate::server::resolve;
 use crate::snapshot::Snapshot;
 
+/// What was read and tried.
+pub struct Loaded {
+    /// The configuration.
+    pub settings: Settings,
+    /// The policy that it names.
+    pub policy: Policy,
+    /// The policy that is asked without effect, if it names one.
+    pub shadow: Option<Policy>,
+}
+
 /// Where configuration and policy come from. The command line knows; this crate does not know YAML.
 pub trait Source: Send + 'static {
     /// Reads and tries both.
@@ -26,7 +36,7 @@ pub trait Source: Send + 'static {
     /// # Errors
     ///
     /// Everything that is wrong, a line each.
-    fn load(&self) -> Result<(Settings, Policy), String>;
+    fn load(&self) -> Result<Loaded, String>;
 
     /// The files whose change is worth a reload. Asked again every time, since files come and go.
     fn files(&self) -> Vec<PathBuf>;
@@ -140,13 +150,17 @@ impl Reloader {
     }
 
     fn try_reload(&mut self) -> Result<(), String> {
-        let (settings, policy) = self.source.load()?;
+        let Loaded {
+            settings,
+            policy,
+            shadow,
+        } = self.source.load()?;
         let target = match (&settings.upstream.address, &self.demo) {
             (UpstreamAddress::Demo { .. }, Some(demo)) => demo.clone(),
             (address, _) => resolve(address).map_err(|fault| fault.to_string())?,
         };
         let generation = self.snapshot.load().generation + 1;
-        let snapshot = Snapshot::new(&settings, policy, &target, generation)
+        let snapshot = Snapshot::new(&settings, (policy, shadow), &target, generation)
             .map_err(|fault| fault.to_string())?;
         // One store: from here on every new request sees the new, and none sees both.
         self.snapshot.store(Arc::new(snapshot));

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use gatepost_config::{Settings, UpstreamAddress};
-use gatepost_policy::{Policy, PolicyCounters};
+use gatepost_config::UpstreamAddress;
+use gatepost_policy::PolicyCounters;
 use pingora_core::apps::{HttpServerApp as _, HttpServerOptions};
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
@@ -31,7 +31,7 @@ use crate::door::Door;
 use crate::metrics::Metrics;
 use crate::opening::Opening;
 use crate::quota::QuotaStore;
-use crate::reload::{Fingerprint, Reloader, Source, Wanted};
+use crate::reload::{Fingerprint, Loaded, Reloader, Source, Wanted};
 use crate::snapshot::Snapshot;
 use crate::throttle::Throttle;
 
@@ -49,16 +49,14 @@ pub struct Server {
 
 /// What a server is made of.
 pub struct Parts<'a> {
-    /// The configuration.
-    pub settings: Settings,
-    /// The policy that it names, loaded.
-    pub policy: Policy,
+    /// Configuration and policies, loaded.
+    pub loaded: Loaded,
     /// Where the embedded injection API listens, if it was started.
     pub demo: Option<UpstreamTarget>,
     /// Where both are read from again.
     pub source: Box<dyn Source>,
     /// What its files held before they were read.
-    pub loaded: Fingerprint,
+    pub fingerprint: Fingerprint,
     /// What the policy counts, from one policy to the next.
     pub counters: Arc<PolicyCounters>,
     /// Which build this is, for the build-info metric.
@@ -118,19 +116,23 @@ impl Server {
     /// [`StartError`]; nothing stays open then.
     pub fn bind(parts: Parts<'_>) -> Result<Self, StartError> {
         let Parts {
-            settings,
-            policy,
+            loaded,
             demo,
             source,
-            loaded,
+            fingerprint,
             counters,
             build,
         } = parts;
+        let Loaded {
+            settings,
+            policy,
+            shadow,
+        } = loaded;
         let target = match (&settings.upstream.address, &demo) {
             (UpstreamAddress::Demo { .. }, Some(demo)) => demo.clone(),
             (address, _) => resolve(address)?,
         };
-        let snapshot = Snapshot::new(&settings, policy, &target, 1)?;
+        let snapshot = Snapshot::new(&settings, (policy, shadow), &target, 1)?;
         let metrics = Metrics::new(Registry::new(), build.version, build.revision, counters)
             .map_err(|fault| StartError::Internal(fault.to_string()))?;
         let listeners = settings
@@ -160,7 +162,7 @@ impl Server {
             metrics,
             audit: Arc::new(audit),
             settings,
-            loaded,
+            loaded: fingerprint,
             demo,
         };
         Ok(Self {

@@ -17,6 +17,8 @@ use crate::telling::Telling;
 pub(crate) struct Snapshot {
     pub(crate) gate: Gate,
     pub(crate) policy: Arc<Policy>,
+    /// Asked the same, without effect.
+    pub(crate) shadow: Option<Arc<Policy>>,
     pub(crate) upstream: Upstream,
     pub(crate) http: Http,
     pub(crate) throttle: Throttle,
@@ -32,7 +34,7 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     pub(crate) fn new(
         settings: &Settings,
-        policy: Policy,
+        policies: (Policy, Option<Policy>),
         target: &UpstreamTarget,
         generation: u64,
     ) -> Result<Self, StartError> {
@@ -44,7 +46,8 @@ impl Snapshot {
         };
         Ok(Self {
             gate: settings.gate.clone(),
-            policy: Arc::new(policy),
+            policy: Arc::new(policies.0),
+            shadow: policies.1.map(Arc::new),
             upstream: Upstream::new(target, times, Telling::new(upstream))
                 .map_err(|fault| StartError::Upstream(fault.to_string()))?,
             http: settings.http,
