@@ -3,6 +3,9 @@
 //!
 //! What decides (`From`, and every header's name) has to be free of templates. Elsewhere in the header section a plain
 //! `{{ name }}` is taken, provided that no value could end the line. Everything else is refused.
+//!
+//! `template_dialect: "Static"` is believed. `KumoMTA` before 2025.12.02 does not know that member, and versions that
+//! pass over unknown members expand the text all the same: in front of such a one, a rule has to forbid the field.
 
 use crate::fault::MessageFault;
 use crate::header::Header;

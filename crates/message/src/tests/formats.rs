@@ -195,6 +195,10 @@ fn kumomta_templates() {
             "/content",
         ),
         (content("A: b\n\n{#- #}From: e@x.example\n\n"), "/content"),
+        (
+            parts("/content/from/email", json!("{{x}}@example.com")),
+            "/content",
+        ),
         (parts("/content/from/name", json!("{{ x }}")), "/content"),
         (parts("/content/subject", json!("{% x %}")), "/content"),
         (parts("/content/headers/A", json!("{{ x|y }}")), "/content"),
