@@ -766,7 +766,7 @@ quotas: { limits: [{ for: [anyone], recipients: [4000000000/day] }] }";
         .start();
     let body = large(2_000 - 120);
     let count = if cfg!(debug_assertions) { 200 } else { 20_000 };
-    let mut cost = |gate: &Gatepost, path: &str| {
+    let cost = |gate: &Gatepost, path: &str| {
         let request = post(path, &basic("scott", "tiger"), &body);
         let mut connection = gate.connect(STRANGER);
         let mut send = || {
