@@ -429,6 +429,12 @@ impl Connection {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
 
+    /// Breaks off, so that the other side sees a reset.
+    pub(crate) fn reset(self) {
+        let linger = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        linger.unwrap();
+    }
+
     /// The next answer, interim ones left out; `None` where the connection closes without one.
     pub(crate) fn reply(&mut self) -> Option<Reply> {
         loop {

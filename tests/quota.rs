@@ -216,3 +216,43 @@ fn bursts_and_reloads() {
     assert_eq!(send(&gate, "scott", 5).status, 429);
     wait_for("the pace", || send(&gate, "scott", 1).status == 200);
 }
+
+/// The attack: the client breaks off when the MTA has its message, or makes gatepost give up waiting, so that what was
+/// sent is given back. What the MTA got counts unless it says itself that it did not take it.
+#[test]
+fn what_the_mta_got_counts_though_nobody_waited_for_its_answer() {
+    let slow = Recorder::behaving(|stream, _| {
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            .is_ok()
+    });
+    let gate = Setup::before(slow.address)
+        .routes(ROUTES)
+        .with("quotas: { limits: [{ for: [anyone], recipients: [20/hour] }] }")
+        .with("upstream.response_timeout: 500ms")
+        .start();
+    let mut client = gate.connect(STRANGER);
+    client.write(post("/api/inject/v1", &basic("scott", "tiger"), &to(10)));
+    wait_for("the MTA to have it", || slow.requests() == 1);
+    client.reset();
+    gate.wait_log(|line| line["target"] == "access" && line["recipients"] == 10);
+    assert_eq!(used(&gate, "scott"), "recipients 10 of 20 in 3600 s\n");
+    assert_eq!(send(&gate, "scott", 10).status, 504);
+    assert_eq!(used(&gate, "scott"), "recipients 20 of 20 in 3600 s\n");
+    assert_eq!(send(&gate, "scott", 1).status, 429);
+    assert_eq!(slow.requests(), 2);
+}
+
+/// Where nobody is asked who they are, the address is counted.
+#[test]
+fn whoever_need_not_say_who_they_are_is_counted_by_address() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address)
+        .routes("\n  - { path: /open, methods: [POST], allow: [anyone], quota: true }\n")
+        .with("quotas: { limits: [{ for: [anyone], requests: [2/hour] }] }")
+        .start();
+    let open = |from| gate.send(from, post("/open", "", "x")).unwrap().status;
+    assert_eq!([(); 3].map(|()| open(STRANGER)), [200, 200, 429]);
+    assert_eq!(open(std::net::Ipv4Addr::new(127, 0, 0, 5)), 200);
+}

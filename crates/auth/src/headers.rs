@@ -13,7 +13,7 @@ pub struct ProtectedNames(Vec<String>);
 impl ProtectedNames {
     /// What is protected whatever the configuration says: credentials, which end here, and every
     /// common name by which upstreams learn a client's address or a request's name.
-    const ALWAYS: [&'static str; 15] = [
+    const ALWAYS: [&'static str; 17] = [
         "authorization",
         "proxy-authorization",
         "forwarded",
@@ -27,6 +27,8 @@ impl ProtectedNames {
         "x-cluster-client-ip",
         "true-client-ip",
         "cf-connecting-ip",
+        "x-originating-ip",
+        "x-authenticated-user",
         "x-request-id",
         "x-http-auth",
     ];

@@ -165,9 +165,11 @@ impl Usage {
     pub fn refund(&mut self, quota: Quota, amount: u32, charged: u64, now: u64) {
         self.advance(now / quota.slice);
         let slice = charged / quota.slice;
-        if slice + (SLICES as u64) > self.newest
-            && let Some(count) = self.place(slice)
-        {
+        // What has passed is not counted any more; giving it back would make room for something else.
+        if slice + (SLICES as u64) <= self.newest {
+            return;
+        }
+        if let Some(count) = self.place(slice) {
             *count = count.saturating_sub(amount);
         }
         if let Some((_, rate)) = quota.burst {

@@ -50,6 +50,8 @@ pub enum Refusal {
     Message(MessageFault),
     /// The body is larger than the route takes.
     BodyTooLarge,
+    /// Too many bodies are held in memory.
+    MemoryFull,
     /// The body is long and does not say how long.
     LengthNeeded,
     /// The message breaks a rule of the configuration.
@@ -130,9 +132,10 @@ impl Refusal {
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Forbidden | Self::Unsayable => StatusCode::FORBIDDEN,
             Self::PolicyFailed | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::PolicyTimedOut | Self::PolicyOverloaded | Self::QuotaUnknown => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::PolicyTimedOut
+            | Self::PolicyOverloaded
+            | Self::QuotaUnknown
+            | Self::MemoryFull => StatusCode::SERVICE_UNAVAILABLE,
             Self::HeadTimedOut | Self::BodyTimedOut => StatusCode::REQUEST_TIMEOUT,
             Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimedOut => StatusCode::GATEWAY_TIMEOUT,
@@ -161,6 +164,7 @@ impl Refusal {
             Self::PolicyOverloaded => "policy_overloaded",
             Self::Message(_) => "bad_message",
             Self::BodyTooLarge => "body_too_large",
+            Self::MemoryFull => "memory_full",
             Self::LengthNeeded => "length_needed",
             Self::Rule(_) => "message_rule",
             Self::PolicyRejected { .. } => "rejected",
@@ -202,6 +206,9 @@ impl Refusal {
             }
             Self::Message(fault) => Cow::Owned(fault.to_string()),
             Self::BodyTooLarge => Cow::Borrowed("the request's body is too large"),
+            Self::MemoryFull => {
+                Cow::Borrowed("too many large requests are under way, try again later")
+            }
             Self::LengthNeeded => {
                 Cow::Borrowed("a body of this size needs a Content-Length on this path")
             }
@@ -242,9 +249,10 @@ impl Refusal {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Throttled(wait) => Some(*wait),
-            Self::PolicyTimedOut | Self::PolicyOverloaded | Self::QuotaUnknown => {
-                Some(Duration::from_secs(1))
-            }
+            Self::PolicyTimedOut
+            | Self::PolicyOverloaded
+            | Self::QuotaUnknown
+            | Self::MemoryFull => Some(Duration::from_secs(1)),
             Self::PolicyRejected { code, .. } if *code < 500 => Some(Duration::from_secs(60)),
             Self::OverQuota(over) => over.wait,
             Self::Message(_)

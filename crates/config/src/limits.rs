@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use gatepost_auth::message_rules::{MessageRule, MessageRules, Whom};
+use gatepost_auth::message_rules::{DomainPattern, MessageRule, MessageRules, Whom};
 use gatepost_auth::quota::Quota;
+use gatepost_auth::route::Routes;
 use http::HeaderName;
 
 use crate::node::{Node, Value};
@@ -39,6 +40,34 @@ pub(crate) fn message_rules(root: &mut Section<'_>) -> MessageRules {
                 .map(|name| name.as_str().to_owned())
                 .map_err(|_| format!("`{}` is not a header name", shorten(&text)))
         });
+        for (key, list) in [("senders", &senders), ("from", &from)] {
+            if list.as_ref().is_some_and(Vec::is_empty) {
+                section.reader().warn(
+                    section.place(),
+                    format!("`{key}` is empty, so nothing may be sent"),
+                );
+            }
+        }
+        if from
+            .as_ref()
+            .is_some_and(|list| list.contains(&DomainPattern::Null))
+        {
+            section.reader().fault(
+                section.place(),
+                "`<>` is for `senders`: From has no null address",
+            );
+        }
+        let idle = senders.is_none()
+            && from.is_none()
+            && max_recipients.is_none()
+            && max_size.is_none()
+            && forbidden_fields.is_empty()
+            && forbidden_headers.is_empty();
+        if idle {
+            section
+                .reader()
+                .warn(section.place(), "this rule forbids nothing");
+        }
         section.finish();
         if let Some(whom) = whom {
             rules.push(MessageRule {
@@ -86,6 +115,29 @@ pub(crate) fn quotas(mut section: Section<'_>, folder: &Path, files: &mut Vec<Pa
     };
     section.finish();
     quotas
+}
+
+/// Limits that no request ever meets protect nobody, and their author believes that they do.
+pub(crate) fn warn_about_idle_limits(
+    root: &Section<'_>,
+    routes: &Routes,
+    rules: &MessageRules,
+    quotas: &Quotas,
+) {
+    let looks = routes.iter().any(|route| route.message.is_some());
+    let counts = routes.iter().any(|route| route.quota);
+    let of_recipients = quotas.rules.iter().any(|rule| !rule.recipients.is_empty());
+    let warn = |words: &str| root.reader().warn(root.place(), words);
+    if !rules.is_empty() && !looks {
+        warn("`message_rules` hold on routes with `message_policy: true`, and there is none");
+    }
+    if !quotas.rules.is_empty() && !counts {
+        warn(
+            "`quotas` hold on routes with `message_policy: true` or `quota: true`, and there is none",
+        );
+    } else if of_recipients && !looks {
+        warn("recipients are counted on routes with `message_policy: true`, and there is none");
+    }
 }
 
 /// `anyone`, `{ identity: scott }` or `{ group: bulk }`.

@@ -12,7 +12,7 @@ use gatepost_auth::wire::HeadLimits;
 use gatepost_auth::{CredentialRules, Gate, MissingPassword, Sayable};
 use http::HeaderName;
 
-use crate::limits::{message_rules, quotas};
+use crate::limits::{message_rules, quotas, warn_about_idle_limits};
 use crate::routes::routes;
 use crate::secret;
 use crate::section::Section;
@@ -62,6 +62,7 @@ pub(crate) fn settings(
     let throttle = throttle(&mut root, folder, &mut files);
     let message_rules = message_rules(&mut root);
     let quotas = quotas(root.section("quotas"), folder, &mut files);
+    warn_about_idle_limits(&root, &routes, &message_rules, &quotas);
     let audit = audit(root.section("audit"), folder);
     let log = log(root.section("log"));
     root.finish();
@@ -324,16 +325,29 @@ fn http(mut section: Section<'_>) -> Http {
             value::integer(10..=256_usize),
         ),
     };
+    let request_body_limit = section.or(
+        "request_body_limit",
+        64 << 20,
+        value::size(1 << 10..=4 << 30),
+    );
+    let bodies_in_memory = section.or(
+        "bodies_in_memory",
+        512 << 20,
+        value::size(1 << 20..=1 << 40),
+    );
+    if bodies_in_memory < request_body_limit {
+        section.reader().fault(
+            section.place(),
+            "`http.bodies_in_memory` is less than `http.request_body_limit`: the largest body would never fit",
+        );
+    }
     let http = Http {
         head_limits,
         head_timeout: section.or("head_timeout", Duration::from_secs(10), timeout()),
         keepalive_timeout: section.or("keepalive_timeout", Duration::from_secs(60), timeout()),
         body_timeout: section.or("body_timeout", Duration::from_secs(60), timeout()),
-        request_body_limit: section.or(
-            "request_body_limit",
-            64 << 20,
-            value::size(1 << 10..=4 << 30),
-        ),
+        request_body_limit,
+        bodies_in_memory,
     };
     section.finish();
     http

@@ -268,6 +268,8 @@ pub struct Http {
     pub body_timeout: Duration,
     /// The largest body on routes that look into it, in bytes, inflated.
     pub request_body_limit: u64,
+    /// What all bodies that are looked into may take together, in bytes.
+    pub bodies_in_memory: u64,
 }
 
 /// Log lines.

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::*;
 
 mod document;
+mod limits;
 mod routes;
 mod shipped;
 mod trust;

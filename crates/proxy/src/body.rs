@@ -5,26 +5,53 @@
 //! buffer holds 64 KiB and takes part in every read once it is turned on, and it is given up when more comes. So it is
 //! turned on when what is left fits; a body that does not say how long it is has to fit as a whole.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use gatepost_auth::Refusal;
 use http::header::{CONTENT_LENGTH, EXPECT};
 use pingora_error::ErrorType::ReadTimedout;
 use pingora_proxy::Session;
+use tokio::time::timeout;
 
 /// The library's buffer for retries, in bytes.
 const RETRY_BUFFER: usize = 64 * 1024;
 
-/// The whole body.
+/// A body that comes more slowly than this, in bytes a second, is given up.
+const SLOWEST: u64 = 16 * 1024;
+
+/// How much memory the body will take, as far as its head says.
+///
+/// # Errors
+///
+/// [`Refusal::BodyTooLarge`].
+pub(crate) fn size(session: &Session, limit: u64) -> Result<u64, Refusal> {
+    let announced = announced_length(session).map(|length| length as u64);
+    if announced.is_some_and(|length| length > limit) {
+        return Err(Refusal::BodyTooLarge);
+    }
+    Ok(announced.unwrap_or(RETRY_BUFFER as u64))
+}
+
+/// The whole body. `pause` is the longest wait for any part of it.
 ///
 /// # Errors
 ///
 /// [`Refusal::BodyTooLarge`], [`Refusal::LengthNeeded`], or what became of the client.
-pub(crate) async fn read(session: &mut Session, limit: u64) -> Result<Bytes, Refusal> {
+pub(crate) async fn read(
+    session: &mut Session,
+    limit: u64,
+    pause: Duration,
+) -> Result<Bytes, Refusal> {
+    let whole = pause + Duration::from_secs(size(session, limit)? / SLOWEST);
+    timeout(whole, read_all(session, limit))
+        .await
+        .unwrap_or(Err(Refusal::BodyTimedOut))
+}
+
+async fn read_all(session: &mut Session, limit: u64) -> Result<Bytes, Refusal> {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let announced = announced_length(session);
-    if announced.is_some_and(|length| length > limit) {
-        return Err(Refusal::BodyTooLarge);
-    }
     if session.req_header().headers.contains_key(EXPECT) {
         // Everything that could be decided without the body is decided.
         let said = session.as_mut().write_continue_response().await;

@@ -22,12 +22,13 @@ use pingora_error::ErrorType::{
 use pingora_error::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answer;
 use crate::audit::{Audit, shown_name};
 use crate::connection::arrival;
 use crate::forward;
-use crate::inspect::inspect;
+use crate::inspect::Bodies;
 use crate::metrics::{Counted, Metrics};
 use crate::quota::{Charge, QuotaStore, Refund, failed_recipients};
 use crate::record::{Authentication, Record};
@@ -42,6 +43,7 @@ pub(crate) struct Door {
     pub(crate) throttle: Throttle,
     pub(crate) audit: Arc<Audit>,
     pub(crate) quota: Arc<QuotaStore>,
+    pub(crate) bodies: Bodies,
 }
 
 /// What one request carries with it.
@@ -55,8 +57,14 @@ pub(crate) struct Passage {
     meta: Vec<(String, String)>,
     /// What was charged, until it is known what the MTA took.
     charge: Option<Charge>,
-    /// The beginning of the MTA's answer, where something was charged.
+    /// Whether an upstream was given the request's head. From then on it may have acted on it.
+    handed_over: bool,
+    /// The status of the upstream's own answer.
+    upstream_status: Option<u16>,
+    /// The beginning of that answer, where something was charged.
     answer: Vec<u8>,
+    /// Its share of the memory for bodies.
+    room: Option<OwnedSemaphorePermit>,
     /// Whether anything of the body has been given to an upstream connection.
     body_begun: bool,
     _in_flight: Counted,
@@ -74,8 +82,10 @@ impl Door {
         let (permit, route) = self.admit(session, &snapshot, record).await?;
         let mut recipients = 0;
         if let Some(format) = route.message {
-            let shadow = &self.metrics.shadow;
-            let inspected = inspect(session, format, &snapshot, &permit, record, shadow).await?;
+            passage.room = Some(self.bodies.room(session, &snapshot)?);
+            let inspected = self
+                .inspect(session, format, &snapshot, &permit, record)
+                .await?;
             recipients = inspected.recipients;
             passage.body = Some(inspected.body);
             passage.meta = inspected.meta;
@@ -188,7 +198,10 @@ impl ProxyHttp for Door {
             body: None,
             meta: Vec::new(),
             charge: None,
+            handed_over: false,
+            upstream_status: None,
             answer: Vec::new(),
+            room: None,
             body_begun: false,
             _in_flight: Counted::new(&self.metrics.in_flight),
         }
@@ -237,6 +250,7 @@ impl ProxyHttp for Door {
     ) -> Result<()> {
         let permit = passage.permit.as_ref();
         let permit = permit.ok_or_else(|| Error::explain(InternalError, "no permit"))?;
+        passage.handed_over = true;
         let snapshot = &passage.snapshot;
         let said = forward::Said {
             request_id: &passage.record.request_id,
@@ -274,6 +288,7 @@ impl ProxyHttp for Door {
         passage: &mut Passage,
     ) -> Result<()> {
         passage.record.upstream_answered();
+        passage.upstream_status = Some(response.status.as_u16());
         forward::pass_back(response)
     }
 
@@ -357,7 +372,11 @@ impl ProxyHttp for Door {
         self.metrics.count(record);
         record.log();
         if let Some(charge) = passage.charge.take()
-            && let Some(refund) = refund(record.status, &passage.answer)
+            && let Some(refund) = refund(
+                passage.handed_over,
+                passage.upstream_status,
+                &passage.answer,
+            )
         {
             let quota = self.quota.clone();
             // Nobody waits for it.
@@ -369,15 +388,16 @@ impl ProxyHttp for Door {
 /// How much of the MTA's answer is kept to find `fail_count` in, in bytes. It lists failed recipients.
 const MAX_ANSWER: usize = 1024 * 1024;
 
-/// What the MTA did not take. Status 0 is a client that went away before there was an answer: the MTA may have taken
-/// all of it.
-fn refund(status: u16, answer: &[u8]) -> Option<Refund> {
-    match status {
-        400.. => Some(Refund::All),
-        200..300 => failed_recipients(answer)
+/// What the MTA did not take, by its own word. What it did with a request that it got and did not answer, or not in
+/// time, nobody knows; a client could break off on purpose. So that counts.
+fn refund(handed_over: bool, upstream: Option<u16>, answer: &[u8]) -> Option<Refund> {
+    match upstream {
+        Some(400..) => Some(Refund::All),
+        Some(200..300) => failed_recipients(answer)
             .filter(|failed| *failed > 0)
             .map(Refund::Recipients),
-        _ => None,
+        None if !handed_over => Some(Refund::All),
+        Some(_) | None => None,
     }
 }
 

@@ -9,8 +9,10 @@ use gatepost_message::{Format, Limits, Message, MessageFault};
 use gatepost_policy::{MessageJudgement, MessageQuestion};
 use http::HeaderMap;
 use pingora_proxy::Session;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::body;
+use crate::door::Door;
 use crate::metrics::ShadowMetrics;
 use crate::record::{Facts, Record};
 use crate::shadow::{Answer, ask_message};
@@ -35,36 +37,88 @@ pub(crate) struct Inspected {
     pub(crate) recipients: u32,
 }
 
-/// # Errors
-///
-/// Why the message may not be sent.
-pub(crate) async fn inspect(
-    session: &mut Session,
-    format: Format,
-    snapshot: &Snapshot,
-    permit: &Permit,
-    record: &mut Record,
-    shadow: &ShadowMetrics,
-) -> Result<Inspected, Refusal> {
-    let body = body::read(session, snapshot.http.request_body_limit).await?;
-    record.bytes_in = u64::try_from(body.len()).unwrap_or(u64::MAX);
-    let began = Instant::now();
-    let headers = &session.req_header().headers;
-    let judged = judge(headers, body, format, snapshot, permit, record, shadow).await;
-    record.inspected = Some(began.elapsed());
-    judged
+/// The memory and the threads that bodies may take, all together.
+pub(crate) struct Bodies {
+    /// In units of [`UNIT`].
+    memory: Arc<Semaphore>,
+    /// For those that are read on threads of their own; each may inflate to the limit of a body.
+    readers: Semaphore,
+}
+
+/// Of memory, in bytes.
+const UNIT: u64 = 1024;
+
+impl Bodies {
+    pub(crate) fn new(bytes: u64, threads: usize) -> Self {
+        let units = usize::try_from(bytes / UNIT).unwrap_or(Semaphore::MAX_PERMITS);
+        Self {
+            memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+            readers: Semaphore::new(threads),
+        }
+    }
+
+    /// Room for a request's body, before any of it is read.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::MemoryFull`], or that it is too large in any case.
+    pub(crate) fn room(
+        &self,
+        session: &Session,
+        snapshot: &Snapshot,
+    ) -> Result<OwnedSemaphorePermit, Refusal> {
+        let size = body::size(session, snapshot.http.request_body_limit)?;
+        let units = u32::try_from(size.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let room = self.memory.clone().try_acquire_many_owned(units);
+        room.map_err(|_| Refusal::MemoryFull)
+    }
+}
+
+impl Door {
+    /// # Errors
+    ///
+    /// Why the message may not be sent.
+    pub(crate) async fn inspect(
+        &self,
+        session: &mut Session,
+        format: Format,
+        snapshot: &Snapshot,
+        permit: &Permit,
+        record: &mut Record,
+    ) -> Result<Inspected, Refusal> {
+        let http = &snapshot.http;
+        let body = body::read(session, http.request_body_limit, http.body_timeout).await?;
+        record.bytes_in = u64::try_from(body.len()).unwrap_or(u64::MAX);
+        let began = Instant::now();
+        let headers = &session.req_header().headers;
+        let message = read(headers, &body, format, snapshot, &self.bodies.readers).await;
+        let judged = match message {
+            Ok(message) => {
+                judge(
+                    message,
+                    body,
+                    snapshot,
+                    permit,
+                    record,
+                    &self.metrics.shadow,
+                )
+                .await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        record.inspected = Some(began.elapsed());
+        judged
+    }
 }
 
 async fn judge(
-    headers: &HeaderMap,
+    message: Message,
     body: Bytes,
-    format: Format,
     snapshot: &Snapshot,
     permit: &Permit,
     record: &mut Record,
     shadow: &ShadowMetrics,
 ) -> Result<Inspected, Refusal> {
-    let message = read(headers, &body, format, snapshot).await?;
     let recipients = message.recipients.len();
     record.recipients = Some(recipients);
     let (subject, identity) = (permit.subject(), permit.identity().unwrap_or_default());
@@ -114,6 +168,7 @@ async fn read(
     body: &Bytes,
     format: Format,
     snapshot: &Snapshot,
+    readers: &Semaphore,
 ) -> Result<Message, Refusal> {
     let limit = snapshot.http.request_body_limit;
     let limits = Limits {
@@ -125,6 +180,7 @@ async fn read(
     let read: Result<Message, MessageFault> = if small {
         gatepost_message::read(format, headers, body, &limits)
     } else {
+        let _turn = readers.acquire().await.map_err(|_| Refusal::Internal)?;
         let (headers, body) = (headers.clone(), body.clone());
         let reading = move || gatepost_message::read(format, &headers, &body, &limits);
         let done = tokio::task::spawn_blocking(reading).await;

@@ -8,6 +8,7 @@ mod shared;
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -27,6 +28,8 @@ pub(crate) struct QuotaStore {
     shards: Box<[Mutex<Shard>]>,
     /// Stands in for a shard that is not there, which does not happen.
     spare: Mutex<Shard>,
+    /// How many identities are remembered.
+    known: AtomicUsize,
     began: Instant,
     shared: Option<Shared>,
     metrics: QuotaMetrics,
@@ -102,14 +105,14 @@ impl QuotaStore {
         Ok(Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             spare: Mutex::default(),
+            known: AtomicUsize::new(0),
             began: Instant::now(),
             shared: quotas.redis.as_ref().map(Shared::new).transpose()?,
             metrics,
         })
     }
 
-    /// Charges one request for so many recipients, if all limits of its identity have room for it. `None` where it has
-    /// none.
+    /// Charges one request for so many recipients, if all limits that hold for it have room. `None` where there are none.
     ///
     /// # Errors
     ///
@@ -120,15 +123,19 @@ impl QuotaStore {
         permit: &Permit,
         recipients: u32,
     ) -> Result<Option<Charge>, Refusal> {
-        let Some(identity) = permit.identity() else {
-            return Ok(None);
-        };
+        let identity = permit.identity().unwrap_or_default();
         let takes = takes(quotas, permit, identity, recipients);
         if takes.is_empty() {
             return Ok(None);
         }
+        if let Some(take) = takes.iter().find(|it| it.amount > it.quota.largest()) {
+            return Err(over(*take, Excess::Never));
+        }
         let mut charge = Charge {
-            identity: identity.to_owned(),
+            // Whoever need not say who they are is counted by address.
+            identity: permit
+                .identity()
+                .map_or_else(|| permit.origin().client.to_string(), str::to_owned),
             takes,
             at: self.now(),
             shared_at: None,
@@ -138,7 +145,8 @@ impl QuotaStore {
                 Ok(Ok(at)) => {
                     self.reached(true);
                     charge.shared_at = Some(at);
-                    self.charge_here(quotas, &charge, Room::Made)?;
+                    // Redis has counted it; that this replica has no room for it beside is no reason to refuse.
+                    let _ = self.charge_here(quotas, &charge, Room::Made);
                     return Ok(Some(charge));
                 }
                 Ok(Err((take, wait))) => {
@@ -173,7 +181,15 @@ impl QuotaStore {
         let now = charge.at;
         let mut shard = self.shard(&charge.identity);
         if !shard.contains_key(&charge.identity) {
-            make_room(&mut shard, quotas.entries.div_ceil(SHARDS), now)?;
+            let known = &self.known;
+            if known.load(Ordering::Relaxed) >= quotas.entries {
+                known.fetch_sub(forget_those_at_rest(&mut shard, now), Ordering::Relaxed);
+            }
+            // Forgetting somebody who is not at rest would let them begin anew.
+            if known.load(Ordering::Relaxed) >= quotas.entries {
+                return Err(Refusal::QuotaUnknown);
+            }
+            known.fetch_add(1, Ordering::Relaxed);
         }
         let entries = shard.entry(charge.identity.clone()).or_default();
         // Limits that are no longer, or not yet, configured.
@@ -257,7 +273,9 @@ impl QuotaStore {
 
     /// Forgets what this identity has sent.
     pub(crate) async fn reset(&self, quotas: &Quotas, identity: &str) -> Result<(), String> {
-        self.shard(identity).remove(identity);
+        if self.shard(identity).remove(identity).is_some() {
+            self.known.fetch_sub(1, Ordering::Relaxed);
+        }
         match &self.shared {
             Some(shared) => {
                 let done = shared.reset(identity, &all_takes(quotas)).await;
@@ -288,18 +306,11 @@ enum Room {
     Made,
 }
 
-/// Lets go of identities that have nothing left to remember.
-fn make_room(shard: &mut Shard, most: usize, now: u64) -> Result<(), Refusal> {
-    if shard.len() < most {
-        return Ok(());
-    }
+/// Lets go of identities that have nothing left to remember; says of how many.
+fn forget_those_at_rest(shard: &mut Shard, now: u64) -> usize {
+    let before = shard.len();
     shard.retain(|_, entries| entries.iter().any(|it| it.usage.used(it.quota, now) > 0));
-    // Forgetting somebody who is not at rest would let them begin anew.
-    if shard.len() < most {
-        Ok(())
-    } else {
-        Err(Refusal::QuotaUnknown)
-    }
+    before - shard.len()
 }
 
 impl Take {
@@ -374,12 +385,8 @@ fn over(take: Take, excess: Excess) -> Refusal {
 
 /// How many recipients the MTA's answer says it did not take. Injection APIs answer 200 also where some failed.
 pub(crate) fn failed_recipients(answer: &[u8]) -> Option<u32> {
-    #[derive(serde::Deserialize)]
-    struct Answer {
-        fail_count: u32,
-    }
-    let answer: Answer = serde_json::from_slice(answer).ok()?;
-    Some(answer.fail_count)
+    let answer: serde_json::Value = serde_json::from_slice(answer).ok()?;
+    u32::try_from(answer.get("fail_count")?.as_u64()?).ok()
 }
 
 #[cfg(test)]
@@ -398,6 +405,8 @@ mod tests {
             (r#"{"success_count":3}"#, None),
             ("", None),
             ("ok", None),
+            ("[5]", None),
+            (r#"{"fail_count":4294967296}"#, None),
         ] {
             assert_eq!(failed_recipients(answer.as_bytes()), failed, "{answer}");
         }
@@ -420,8 +429,7 @@ mod tests {
         let mut shard = Shard::new();
         shard.insert("busy".to_owned(), entry(5));
         shard.insert("rest".to_owned(), entry(0));
-        assert_eq!(make_room(&mut shard, 2, now), Ok(()));
+        assert_eq!(forget_those_at_rest(&mut shard, now), 1);
         assert_eq!(shard.keys().collect::<Vec<_>>(), ["busy"]);
-        assert_eq!(make_room(&mut shard, 1, now), Err(Refusal::QuotaUnknown));
     }
 }

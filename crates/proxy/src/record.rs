@@ -54,18 +54,29 @@ pub(crate) struct Record {
 pub(crate) struct Facts {
     sender: String,
     from: Vec<String>,
+    /// The first of them, no more than [`Facts::MOST`].
     recipients: Vec<String>,
+    recipients_total: usize,
     groups: Vec<String>,
     size: usize,
 }
 
 impl Facts {
+    /// Recipients of one line. Lines wait in memory to be written.
+    const MOST: usize = 1000;
+
     pub(crate) fn of(message: &Message, subject: &Subject) -> Self {
         let text = |address: &Address| address.email().to_owned();
         Self {
             sender: message.sender.as_ref().map(text).unwrap_or_default(),
             from: message.from.iter().map(text).collect(),
-            recipients: message.recipients.iter().map(text).collect(),
+            recipients: message
+                .recipients
+                .iter()
+                .take(Self::MOST)
+                .map(text)
+                .collect(),
+            recipients_total: message.recipients.len(),
             groups: subject.groups().to_vec(),
             size: message.size,
         }

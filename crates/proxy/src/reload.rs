@@ -194,6 +194,10 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
             "throttle.entries",
             old.throttle.entries != new.throttle.entries,
         ),
+        (
+            "http.bodies_in_memory",
+            old.http.bodies_in_memory != new.http.bodies_in_memory,
+        ),
         ("quotas.redis", old.quotas.redis != new.quotas.redis),
         ("throttle.redis", old.throttle.redis != new.throttle.redis),
     ]

@@ -28,6 +28,7 @@ use crate::admin::{self, Admin};
 use crate::audit::Audit;
 use crate::connection::Connections;
 use crate::door::Door;
+use crate::inspect::Bodies;
 use crate::metrics::Metrics;
 use crate::opening::Opening;
 use crate::quota::QuotaStore;
@@ -288,6 +289,7 @@ fn connections(
         throttle,
         audit: reloader.audit.clone(),
         quota,
+        bodies: Bodies::new(reloader.settings.http.bodies_in_memory, threads),
     };
     let idle = reloader.settings.upstream.max_idle_connections;
     let conf = ServerConf {

@@ -226,6 +226,8 @@ impl Shared {
         let asked = timeout(PATIENCE, command.query_async(&mut connection)).await;
         let fault = match asked {
             Ok(Ok(answer)) => return Ok(answer),
+            // The server answers, so it is there: what is wrong is this one key, or this one command.
+            Ok(Err(fault)) if fault.code().is_some() => return Err(Unreachable(plain(&fault))),
             Ok(Err(fault)) => plain(&fault),
             Err(_) => "no answer in time".to_owned(),
         };
