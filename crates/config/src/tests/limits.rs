@@ -73,8 +73,8 @@ fn faults_of_rules_and_quotas() {
         &[
             "x.yaml:11:7: a limit names `requests`, `recipients` or both",
             "x.yaml:12:7: a limit names `requests`, `recipients` or both",
-            "x.yaml:12:37: a rate is written `10/min`: a number above zero, and `s`, `min`, `hour` or `day`; found `10/fortnight`",
-            "x.yaml:12:51: expected `10000/min` or `{ rate: 10000/min, burst: 500 }`",
+            "x.yaml:12:35: a rate is written `10/min`: a number above zero, and `s`, `min`, `hour` or `day`; found `10/fortnight`",
+            "x.yaml:12:49: expected `10000/min` or `{ rate: 10000/min, burst: 500 }`",
         ],
     );
     check(
