@@ -237,3 +237,75 @@ impl Drain {
         Self { address }
     }
 }
+
+/// A route's own limit holds for bodies that say how long they are, and for those that do not.
+#[test]
+fn a_route_has_a_limit_of_its_own() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address)
+        .routes("\n  - { path: /api/inject/v1, methods: [POST], allow: [trusted_hosts], request_body_limit: 1KiB }\n")
+        .start();
+    let status = |request: &str| gate.send(TRUSTED, request).map(|reply| reply.status);
+    let counted = |bytes: usize| crate::harness::post("/api/inject/v1", "", &"x".repeat(bytes));
+    assert_eq!(status(&counted(1024)), Some(200));
+    assert_eq!(status(&counted(1025)), Some(413));
+    let framed =
+        |bytes: usize| chunked(&format!("{bytes:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(bytes)));
+    assert_eq!(status(&framed(1024)), Some(200));
+    assert_eq!(status(&framed(1025)), Some(413));
+    // The upstream has seen the head of the last, and never its end.
+    assert_eq!(upstream.text().matches("x\r\n0\r\n\r\n").count(), 1);
+}
+
+/// HTTP/1.0 knows neither chunks nor interim answers.
+#[test]
+fn an_old_client_is_answered_in_its_own_terms() {
+    let upstream = Recorder::behaving(|stream, _| {
+        use std::io::Write as _;
+        let answer = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        stream.write_all(answer).is_ok()
+    });
+    let gate = Setup::before(upstream.address).start();
+    let mut old = gate.connect(TRUSTED);
+    old.write(
+        "GET /open HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nConnection: keep-alive\r\n\r\n",
+    );
+    let answer = String::from_utf8(old.until_closed()).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") || answer.starts_with("HTTP/1.0 200 OK\r\n"),
+        "{answer}"
+    );
+    assert!(answer.ends_with("\r\n\r\nhello"), "{answer}");
+    assert!(
+        !answer.to_ascii_lowercase().contains("transfer-encoding"),
+        "{answer}"
+    );
+    assert!(!upstream.text().to_ascii_lowercase().contains("expect"));
+}
+
+/// Connections beyond the limits are answered and closed, and others are served.
+#[test]
+fn connections_are_bounded_in_all_and_by_address() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address)
+        .with("http: { max_connections: 5, max_connections_per_address: 3 }")
+        .start();
+    let mut held: Vec<_> = (0..3).map(|_| gate.connect(STRANGER)).collect();
+    for connection in &mut held {
+        connection.write("GET /open HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(connection.reply().unwrap().status, 200);
+    }
+    let mut more = gate.connect(STRANGER);
+    assert_eq!(more.reply().unwrap().json()["error"], "crowded");
+    assert!(more.closes());
+    let status = |from| {
+        gate.send(from, crate::harness::get("/open"))
+            .unwrap()
+            .status
+    };
+    assert_eq!(status(TRUSTED), 200, "others are served");
+    drop(held.pop());
+    wait_for("the place to be free", || status(STRANGER) == 200);
+    let crowded = "gatepost_refusals_total{reason=\"crowded\"}";
+    wait_for("the count", || gate.metric(crowded) >= 1.0);
+}

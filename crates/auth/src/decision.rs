@@ -186,6 +186,7 @@ mod tests {
             allow: allow.to_vec(),
             message: None,
             quota: false,
+            body_limit: None,
         }
     }
 

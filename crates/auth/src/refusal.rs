@@ -52,6 +52,8 @@ pub enum Refusal {
     BodyTooLarge,
     /// Too many bodies are held in memory.
     MemoryFull,
+    /// Too many connections are open.
+    Crowded,
     /// The body is long and does not say how long.
     LengthNeeded,
     /// The message breaks a rule of the configuration.
@@ -135,6 +137,7 @@ impl Refusal {
             Self::PolicyTimedOut
             | Self::PolicyOverloaded
             | Self::QuotaUnknown
+            | Self::Crowded
             | Self::MemoryFull => StatusCode::SERVICE_UNAVAILABLE,
             Self::HeadTimedOut | Self::BodyTimedOut => StatusCode::REQUEST_TIMEOUT,
             Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
@@ -165,6 +168,7 @@ impl Refusal {
             Self::Message(_) => "bad_message",
             Self::BodyTooLarge => "body_too_large",
             Self::MemoryFull => "memory_full",
+            Self::Crowded => "crowded",
             Self::LengthNeeded => "length_needed",
             Self::Rule(_) => "message_rule",
             Self::PolicyRejected { .. } => "rejected",
@@ -206,6 +210,7 @@ impl Refusal {
             }
             Self::Message(fault) => Cow::Owned(fault.to_string()),
             Self::BodyTooLarge => Cow::Borrowed("the request's body is too large"),
+            Self::Crowded => Cow::Borrowed("too many connections are open, try again later"),
             Self::MemoryFull => {
                 Cow::Borrowed("too many large requests are under way, try again later")
             }
@@ -252,6 +257,7 @@ impl Refusal {
             Self::PolicyTimedOut
             | Self::PolicyOverloaded
             | Self::QuotaUnknown
+            | Self::Crowded
             | Self::MemoryFull => Some(Duration::from_secs(1)),
             Self::PolicyRejected { code, .. } if *code < 500 => Some(Duration::from_secs(60)),
             Self::OverQuota(over) => over.wait,

@@ -29,6 +29,8 @@ pub struct Route {
     pub message: Option<Format>,
     /// Whether what passes here counts against quotas.
     pub quota: bool,
+    /// The largest body, in bytes.
+    pub body_limit: Option<u64>,
 }
 
 /// Which paths a route names: one, or all below a prefix.
@@ -174,6 +176,7 @@ mod tests {
             allow: vec![Allow::Authenticated],
             message: None,
             quota: false,
+            body_limit: None,
         }
     }
 

@@ -129,6 +129,7 @@ proptest! {
                     allow: vec![Allow::Authenticated],
                     message: None,
                     quota: false,
+                    body_limit: None,
                 })
                 .into(),
         );

@@ -67,6 +67,7 @@ fn route(section: &mut Section<'_>) -> Option<Route> {
         allow: allow?,
         message: looks.then(|| format.map_or(Format::KumoMta, |(format, _)| format)),
         quota,
+        body_limit: section.optional("request_body_limit", value::size(0..=1 << 40)),
     };
     if route.allow.contains(&Allow::Anyone) {
         if route.allow.len() > 1 {
@@ -125,6 +126,7 @@ fn kumomta() -> Vec<Route> {
             allow,
             message: None,
             quota: false,
+            body_limit: None,
         })
     })
     .collect()

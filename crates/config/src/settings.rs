@@ -260,6 +260,10 @@ pub struct Admin {
 pub struct Http {
     /// How large a head may be.
     pub head_limits: HeadLimits,
+    /// How many connections there may be.
+    pub max_connections: usize,
+    /// How many of them from one address; `None` for as many as there may be.
+    pub max_connections_per_address: Option<usize>,
     /// From a head's first byte to its last.
     pub head_timeout: Duration,
     /// How long a connection may idle between two requests.

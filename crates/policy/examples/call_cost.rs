@@ -40,7 +40,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let credentials = Credentials::basic("scott", Some("tiger"), &CredentialRules::default())?;
+    // Different users, since equal credentials at once are one call.
+    let rules = CredentialRules::default();
+    let credentials = (0..AT_ONCE)
+        .map(|index| Credentials::basic(&format!("user{index}"), Some("tiger"), &rules))
+        .collect::<Result<Vec<_>, _>>()?;
     let question = MessageQuestion {
         message: Arc::new(Message {
             sender: Some("me@example.com".parse()?),
@@ -59,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let before = cpu_time()?;
         runtime.block_on(async {
             for _ in 0..ROUNDS {
-                let calls = (0..AT_ONCE).map(|_| async {
+                let calls = credentials.iter().map(|credentials| async {
                     if what == "credentials" {
                         policy.judge(credentials.clone()).await.outcome()
                     } else {

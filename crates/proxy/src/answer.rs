@@ -90,8 +90,41 @@ async fn drain(session: &mut Session) {
     let _ = timeout(DRAIN_TIME, reading).await;
 }
 
+/// Answers a connection that there is no room for, and closes it at once: to wait for what it sends would be to
+/// make room for it.
+pub(crate) async fn turn_away(mut stream: Stream, refusal: &Refusal) {
+    let speaking = async {
+        stream.write_all(&raw(refusal)).await?;
+        stream.flush().await?;
+        AsyncWriteExt::shutdown(&mut stream).await
+    };
+    // Whoever does not read it is gone all the same.
+    let _ = timeout(Duration::from_secs(1), speaking).await;
+}
+
 /// Answers a request whose head did not pass, and closes the connection.
 pub(crate) async fn refuse_raw(mut stream: Stream, refusal: &Refusal) {
+    let answer = raw(refusal);
+    let speaking = async {
+        stream.write_all(&answer).await?;
+        stream.flush().await?;
+        AsyncWriteExt::shutdown(&mut stream).await?;
+        let mut scratch = vec![0; 16 * 1024];
+        let mut left = DRAIN_BYTES;
+        while left > 0 {
+            match stream.read(&mut scratch).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        std::io::Result::Ok(())
+    };
+    // A client that went away or never stops sending: the connection closes either way.
+    let _ = timeout(DRAIN_TIME, speaking).await;
+}
+
+/// The whole answer, for a connection that the proxy library has not seen.
+fn raw(refusal: &Refusal) -> Vec<u8> {
     let status = refusal.status();
     let body = refusal.body();
     let mut answer = format!(
@@ -109,22 +142,7 @@ pub(crate) async fn refuse_raw(mut stream: Stream, refusal: &Refusal) {
     }
     answer.extend_from_slice(b"\r\n");
     answer.extend_from_slice(body.as_bytes());
-    let speaking = async {
-        stream.write_all(&answer).await?;
-        stream.flush().await?;
-        AsyncWriteExt::shutdown(&mut stream).await?;
-        let mut scratch = vec![0; 16 * 1024];
-        let mut left = DRAIN_BYTES;
-        while left > 0 {
-            match stream.read(&mut scratch).await? {
-                0 => break,
-                read => left = left.saturating_sub(read),
-            }
-        }
-        std::io::Result::Ok(())
-    };
-    // A client that went away or never stops sending: the connection closes either way.
-    let _ = timeout(DRAIN_TIME, speaking).await;
+    answer
 }
 
 fn fields(

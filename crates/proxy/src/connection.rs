@@ -19,6 +19,7 @@ use pingora_proxy::{HttpProxy, Session};
 use tokio::net::TcpStream;
 
 use crate::answer;
+use crate::crowd::{Crowd, Place};
 use crate::door::Door;
 use crate::head::{HeadTimes, Incoming, Turn, next_head};
 use crate::metrics::{Counted, Metrics};
@@ -31,6 +32,7 @@ pub(crate) struct Connections {
     pub(crate) proxy: Arc<HttpProxy<Door>>,
     pub(crate) metrics: Metrics,
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(crate) crowd: Arc<Crowd>,
 }
 
 impl Connections {
@@ -45,6 +47,13 @@ impl Connections {
         let _open = Counted::new(&self.metrics.connections);
         let mut stream = prepare(tcp, peer);
         let mut arrival = Arrival::direct(peer.ip());
+        let _place = match self.enter(arrival.peer) {
+            Ok(place) => place,
+            Err(refusal) => {
+                self.record_refusal(arrival, &refusal);
+                return answer::turn_away(Box::new(stream), &refusal).await;
+            }
+        };
         if opening == Opening::ProxyHeader {
             arrival.told = Told::Unasked;
             if self.is_proxy(arrival.peer) {
@@ -70,6 +79,14 @@ impl Connections {
         }
         self.serve_http1(Box::new(stream), first, arrival, shutdown)
             .await;
+    }
+
+    fn enter(&self, peer: IpAddr) -> Result<Place, Refusal> {
+        let snapshot = self.snapshot.load();
+        let http = &snapshot.http;
+        let limits = (http.max_connections, http.max_connections_per_address);
+        self.crowd
+            .enter(peer, limits, &snapshot.gate.trusted_proxies)
     }
 
     fn is_proxy(&self, peer: IpAddr) -> bool {

@@ -14,18 +14,20 @@ use gatepost_auth::route::Route;
 use gatepost_auth::wire::{HeadFault, HeadLimits, check_http2};
 use gatepost_auth::{Credentials, Judgement, Mechanism, Origin, Permit, Refusal, Subject};
 use http::Version;
+use http::header::TRANSFER_ENCODING;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::ErrorType::{
     ConnectTimedout, InternalError, InvalidHTTPHeader, ReadTimedout, WriteTimedout,
 };
-use pingora_error::{Error, ErrorSource, Result};
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answer;
 use crate::audit::{Audit, shown_name};
+use crate::body;
 use crate::connection::arrival;
 use crate::forward;
 use crate::inspect::Bodies;
@@ -51,6 +53,8 @@ pub(crate) struct Passage {
     record: Record,
     snapshot: Arc<Snapshot>,
     permit: Option<Permit>,
+    /// The largest body that may pass, in bytes.
+    body_limit: u64,
     /// The body, where it was read to be looked into.
     body: Option<Bytes>,
     /// What the policy noted about the message.
@@ -80,6 +84,7 @@ impl Door {
         let snapshot = passage.snapshot.clone();
         let record = &mut passage.record;
         let (permit, route) = self.admit(session, &snapshot, record).await?;
+        passage.body_limit = route.body_limit.unwrap_or(u64::MAX);
         let mut recipients = 0;
         if let Some(format) = route.message {
             passage.room = Some(self.bodies.room(session, &snapshot)?);
@@ -115,6 +120,8 @@ impl Door {
         record.came_from(&origin, headers);
         let route = gate.routes.find(&request.method, &target)?;
         record.route = Some(route.path.label().clone());
+        let limit = route.body_limit.unwrap_or(u64::MAX);
+        body::size(session, limit)?;
         let subject = match record.read(Credentials::from_headers(headers, &gate.credentials))? {
             Some(credentials) => self.judge(credentials, &origin, snapshot, record).await?,
             None => record.found(gate.without_credentials(route, &origin))?,
@@ -195,6 +202,7 @@ impl ProxyHttp for Door {
             record: Record::new(Instant::now(), snapshot.generation),
             snapshot,
             permit: None,
+            body_limit: u64::MAX,
             body: None,
             meta: Vec::new(),
             charge: None,
@@ -213,6 +221,10 @@ impl ProxyHttp for Door {
     async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<bool> {
         // A client that does not read must not hold its request for ever.
         session.set_write_timeout(Some(passage.snapshot.http.body_timeout));
+        if session.req_header().version == Version::HTTP_10 {
+            // Interim answers came with HTTP/1.1 (RFC 9110 §15.2).
+            session.as_mut().set_ignore_info_resp(true);
+        }
         let decision = self.decide(session, passage).await;
         if let Err(refusal) = &decision {
             passage.record.refused(refusal);
@@ -244,7 +256,7 @@ impl ProxyHttp for Door {
 
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         passage: &mut Passage,
     ) -> Result<()> {
@@ -255,7 +267,9 @@ impl ProxyHttp for Door {
         let said = forward::Said {
             request_id: &passage.record.request_id,
             meta: &passage.meta,
-            body_is_here: passage.body.is_some(),
+            // Where the body is here gatepost has said `100 Continue` itself; HTTP/1.0 has no such thing.
+            expects_nothing: passage.body.is_some()
+                || session.req_header().version == Version::HTTP_10,
             answer_is_read: passage.charge.is_some(),
         };
         snapshot
@@ -278,6 +292,9 @@ impl ProxyHttp for Door {
         }
         let length = body.as_ref().map_or(0, Bytes::len);
         passage.record.bytes_in += u64::try_from(length).unwrap_or(u64::MAX);
+        if passage.record.bytes_in > passage.body_limit {
+            return Err(Error::explain(BODY_TOO_LARGE, "more than the route takes").into_down());
+        }
         Ok(())
     }
 
@@ -290,6 +307,20 @@ impl ProxyHttp for Door {
         passage.record.upstream_answered();
         passage.upstream_status = Some(response.status.as_u16());
         forward::pass_back(response)
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        _passage: &mut Passage,
+    ) -> Result<()> {
+        if session.req_header().version == Version::HTTP_10 {
+            // It knows no chunks (RFC 9112 §6.1); the end of the connection ends the answer.
+            response.remove_header(&TRANSFER_ENCODING);
+            session.set_keepalive(None);
+        }
+        Ok(())
     }
 
     fn upstream_response_body_filter(
@@ -401,6 +432,9 @@ fn refund(handed_over: bool, upstream: Option<u16>, answer: &[u8]) -> Option<Ref
     }
 }
 
+/// A body that did not say how long it is turned out to be too long.
+const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
+
 /// Whose fault a failure is, and how it is answered.
 fn classify(e: &Error) -> Refusal {
     let timed_out = matches!(e.etype(), ConnectTimedout | ReadTimedout | WriteTimedout);
@@ -412,6 +446,7 @@ fn classify(e: &Error) -> Refusal {
         ErrorSource::Downstream if *e.etype() == InvalidHTTPHeader => {
             Refusal::Head(HeadFault::BadField)
         }
+        ErrorSource::Downstream if *e.etype() == BODY_TOO_LARGE => Refusal::BodyTooLarge,
         ErrorSource::Downstream => Refusal::Body,
         ErrorSource::Internal | ErrorSource::Unset => Refusal::Internal,
     }

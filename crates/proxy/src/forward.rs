@@ -119,8 +119,7 @@ impl Upstream {
             request.insert_header("X-Forwarded-Host", host)?;
         }
         request.insert_header("X-Request-Id", said.request_id)?;
-        if said.body_is_here {
-            // gatepost has said `100 Continue` itself.
+        if said.expects_nothing {
             request.remove_header("expect");
         }
         if said.answer_is_read {
@@ -135,8 +134,8 @@ pub(crate) struct Said<'a> {
     pub(crate) request_id: &'a str,
     /// What the policy noted about the message, by name.
     pub(crate) meta: &'a [(String, String)],
-    /// Whether the body was read already.
-    pub(crate) body_is_here: bool,
+    /// Whether the client does not wait for `100 Continue`, whatever its head says.
+    pub(crate) expects_nothing: bool,
     /// Whether the answer is to be understood here, so that it must not be compressed.
     pub(crate) answer_is_read: bool,
 }

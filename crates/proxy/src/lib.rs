@@ -9,6 +9,7 @@ mod answer;
 mod audit;
 mod body;
 mod connection;
+mod crowd;
 mod door;
 mod forward;
 mod head;

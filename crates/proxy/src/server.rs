@@ -310,6 +310,7 @@ fn connections(
         proxy: Arc::new(proxy),
         metrics: reloader.metrics.clone(),
         snapshot: reloader.snapshot.clone(),
+        crowd: Arc::default(),
     }
 }
 

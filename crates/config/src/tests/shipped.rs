@@ -36,6 +36,7 @@ fn the_reference_is_true() {
         "upstream.signature.keys",
         "routes.preset",
         "routes.message_format",
+        "routes.request_body_limit",
         "policy.shadow",
         "quotas.redis",
         "throttle.redis",
