@@ -20,13 +20,16 @@ pub(crate) fn read(request: &Request<'_>) -> Result<Message, MessageFault> {
         "content",
         "substitutions",
         "template_dialect",
+        "trace_headers",
     ]);
-    let [sender, recipients, content, substitutions, dialect] = picked;
+    let [sender, recipients, content, substitutions, dialect, trace] = picked;
 
     let sender = sender_of(sender).map_err(|fault| fault.at("/envelope_sender"))?;
     let recipients = Recipients::read(recipients, request.limits.max_recipients)?;
     let dialect = Dialect::of(dialect).map_err(|fault| fault.at("/template_dialect"))?;
-    let (headers, found) = match content {
+    let trace = trace_header(trace, request.limits.max_header_bytes)
+        .map_err(|(member, fault)| fault.at(format!("/trace_headers{member}")))?;
+    let (mut headers, found) = match content {
         Some(Value::String(text)) => of_string(text, dialect, request.limits.max_header_bytes)
             .map_err(|fault| fault.at("/content"))?,
         Some(Value::Object(parts)) => of_parts(parts, dialect, request.limits.max_header_bytes)?,
@@ -40,10 +43,15 @@ pub(crate) fn read(request: &Request<'_>) -> Result<Message, MessageFault> {
     if found == Found::Substitutions {
         check_substitutions(substitutions, recipients.list)?;
     }
+    let from = from::read(&headers).map_err(|fault| fault.at("/content"))?;
+    if let Some(name) = trace {
+        // Where KumoMTA puts it: whoever asks for the first header of this name gets it.
+        headers.insert(0, (name, String::new()));
+    }
     Ok(Message {
         sender,
         recipients: recipients.addresses,
-        from: from::read(&headers).map_err(|fault| fault.at("/content"))?,
+        from,
         headers,
         fields,
         size: request.body.len(),
@@ -115,6 +123,38 @@ fn display_name(value: Option<Value<'_>>) -> Result<Option<Text<'_>>, MessageFau
         return Err(MessageFault::ambiguous("a name holds the end of a line"));
     }
     Ok(Some(name))
+}
+
+/// The name of the header that `KumoMTA` adds to the message once it is made, where the client chooses it. Its value is
+/// `KumoMTA`'s business, and not known here. A fault comes with the pointer to the member.
+fn trace_header(
+    value: Option<Value<'_>>,
+    most: usize,
+) -> Result<Option<String>, (&'static str, MessageFault)> {
+    let Some(value) = present(value) else {
+        return Ok(None);
+    };
+    let object = value.object().map_err(|fault| ("", fault))?;
+    let [name] = object.pick(["header_name"]);
+    let Some(name) = name else {
+        return Ok(None);
+    };
+    let at = |fault| ("/header_name", fault);
+    let name = name
+        .string()
+        .map_err(at)?
+        .within(most)
+        .ok_or_else(|| at(MessageFault::too_large("the name of a header is too long")))?;
+    if template::holds_marker(&name) {
+        return Err(at(template::refused()));
+    }
+    header::check_name(&name).map_err(|fault| at(MessageFault::malformed(fault.words)))?;
+    if name.eq_ignore_ascii_case("from") {
+        return Err(at(MessageFault::ambiguous(
+            "the message has more than one From",
+        )));
+    }
+    Ok(Some(name.into_owned()))
 }
 
 fn of_string(

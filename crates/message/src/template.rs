@@ -94,6 +94,11 @@ pub(crate) fn refused() -> MessageFault {
     MessageFault::ambiguous("a template in the header section cannot be checked")
 }
 
+/// Whether there is a template in it, of whatever kind.
+pub(crate) fn holds_marker(text: &str) -> bool {
+    next_marker(text).is_some()
+}
+
 /// Where the next template begins.
 fn next_marker(text: &str) -> Option<usize> {
     memchr::memchr_iter(b'{', text.as_bytes())

@@ -147,6 +147,71 @@ fn kumomta_refused() {
     refused(format, long, TooLarge, Some("/content/headers/X"));
 }
 
+/// The header that the client names is one of the message's, though it stands beside the content.
+#[test]
+fn kumomta_trace_header() {
+    let format = Format::KumoMta;
+    let headers = |body: &Value| {
+        let message = read(format, body.to_string().as_bytes()).unwrap();
+        let pairs = message.headers.iter();
+        pairs
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>()
+    };
+    for content in [
+        json!("From: a@example.com\nX-Tenant: t\n\n"),
+        json!({"headers": {"From": "a@example.com", "X-Tenant": "t"}}),
+    ] {
+        let own = ["From=a@example.com", "X-Tenant=t"];
+        let trace = |value| with(kumo(&content), "/trace_headers", value);
+        assert_eq!(headers(&trace(json!(null))), own);
+        assert_eq!(headers(&trace(json!({}))), own);
+        let more = json!({"received_header": false, "include_meta_names": ["a"]});
+        assert_eq!(headers(&trace(more)), own);
+        // Before the others, as KumoMTA adds it: its value is what a policy gets that asks for the first.
+        assert_eq!(
+            headers(&trace(json!({"header_name": "x-tenant"}))),
+            ["x-tenant=", own[0], own[1]]
+        );
+    }
+    let text = kumo(&json!("From: a@example.com\n\n"));
+    refused_when_changed(format, &with(text, "/trace_headers", json!({})), TRACE);
+    // Not even where it would be the only one.
+    let none = kumo(&json!("To: a@example.com\n\n"));
+    let none = with(none, "/trace_headers", json!({"header_name": "FROM"}));
+    refused(
+        format,
+        none.to_string(),
+        Ambiguous,
+        Some("/trace_headers/header_name"),
+    );
+    let long = json!({"header_name": "a".repeat(70_000)});
+    let long = with(kumo(&json!("")), "/trace_headers", long);
+    refused(
+        format,
+        long.to_string(),
+        TooLarge,
+        Some("/trace_headers/header_name"),
+    );
+}
+
+const TRACE: &str = r#"
+/trace_headers | [true,true,"Bcc",[]] | 400 | /trace_headers
+/trace_headers | "X" | 400 | /trace_headers
+/trace_headers/header_name | null | 400 | /trace_headers/header_name
+/trace_headers/header_name | ["X"] | 400 | /trace_headers/header_name
+/trace_headers/header_name | "" | 400 | /trace_headers/header_name
+/trace_headers/header_name | "X Y" | 400 | /trace_headers/header_name
+/trace_headers/header_name | "X:" | 400 | /trace_headers/header_name
+/trace_headers/header_name | "Ä" | 400 | /trace_headers/header_name
+/trace_headers/header_name | "X\r\nFrom: e@x.example" | 400 | /trace_headers/header_name
+/trace_headers/header_name | "X\u0000" | 400 | /trace_headers/header_name
+/trace_headers/header_name | "{{ x }}" | 422 | /trace_headers/header_name
+/trace_headers/header_name | "X-{%x%}" | 422 | /trace_headers/header_name
+/trace_headers/header_name | "From" | 422 | /trace_headers/header_name
+/trace_headers/header_name | "fROM" | 422 | /trace_headers/header_name
+"#;
+
 /// The text that is expanded is not the text that was looked at.
 #[test]
 fn kumomta_templates() {
