@@ -14,6 +14,8 @@ use crate::fault::MessageFault;
 mod scan;
 mod text;
 
+#[cfg(test)]
+pub(crate) use scan::steps;
 pub(crate) use text::{Piece, Text};
 
 /// A value of a text that [`read`] has accepted. Refers to the text.
@@ -115,16 +117,13 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Whether `test` holds for a string in it, names of members included.
-    pub(crate) fn any_string(self, test: &impl Fn(Text<'a>) -> bool) -> bool {
-        // INVARIANT: no deeper than `scan::DEEPEST`.
+    /// Whether `test` holds for a string in it, names of members included. Looks at its text once, however deep it nests:
+    /// item by item, every level would cost all that is below it.
+    pub(crate) fn any_string(self, test: impl Fn(Text<'a>) -> bool) -> bool {
         match self {
             Self::Null | Self::Bool(_) | Self::Number => false,
             Self::String(text) => test(text),
-            Self::List(list) => list.items().any(|item| item.any_string(test)),
-            Self::Object(object) => object
-                .members()
-                .any(|(name, value)| test(name) || value.any_string(test)),
+            Self::List(List(text)) | Self::Object(Object(text)) => scan::any_string(text, test),
         }
     }
 }

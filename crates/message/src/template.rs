@@ -87,7 +87,7 @@ pub(crate) fn check_body_begins(body: &str) -> Result<(), MessageFault> {
 
 /// Whether a value that goes into a template could end a header's line.
 pub(crate) fn breaks_line(value: Value<'_>) -> bool {
-    value.any_string(&Text::breaks_line)
+    value.any_string(Text::breaks_line)
 }
 
 pub(crate) fn refused() -> MessageFault {

@@ -44,14 +44,31 @@ pub(super) fn inside(text: &str) -> &str {
 /// What stands behind the value at the beginning, and behind the comma or colon that follows. For texts that were
 /// accepted.
 pub(super) fn past(text: &str) -> &str {
+    walk(text, |_| false).map_or("", past_comma)
+}
+
+/// Whether `test` holds for a string in the value at the beginning. For texts that were accepted.
+pub(super) fn any_string<'a>(text: &'a str, test: impl Fn(Text<'a>) -> bool) -> bool {
+    walk(text, test).is_none()
+}
+
+/// What stands behind the value at the beginning; `None` where `stop` holds for a string in it.
+fn walk<'a>(text: &'a str, stop: impl Fn(Text<'a>) -> bool) -> Option<&'a str> {
     let mut open = 0_usize;
     let mut rest = text;
     loop {
         let Some(first) = rest.as_bytes().first() else {
-            return rest;
+            return Some(rest);
         };
         let length = match first {
-            b'"' => quote(rest.get(1..).unwrap_or_default()) + 2,
+            b'"' => {
+                let inside = rest.get(1..).unwrap_or_default();
+                let end = quote(inside);
+                if stop(Text::between(inside.get(..end).unwrap_or_default())) {
+                    return None;
+                }
+                end + 2
+            }
             b'{' | b'[' => {
                 open += 1;
                 1
@@ -66,12 +83,13 @@ pub(super) fn past(text: &str) -> &str {
                 .position(|byte| !is_in_word(byte))
                 .unwrap_or(rest.len()),
         };
+        #[cfg(test)]
+        steps::count(length);
         rest = rest.get(length..).unwrap_or_default();
         if open == 0 {
-            break;
+            return Some(rest);
         }
     }
-    past_comma(rest)
 }
 
 /// What stands behind a comma or colon.
@@ -354,4 +372,25 @@ fn is_number(word: &str) -> bool {
         && fraction.is_none_or(digits)
         && exponent.is_none_or(digits)
         && word.parse::<f64>().is_ok_and(f64::is_finite)
+}
+
+/// How many bytes were walked over in what was accepted: what time would show, without a clock.
+#[cfg(test)]
+pub(crate) mod steps {
+    use std::cell::Cell;
+
+    thread_local! {
+        static BYTES: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn count(bytes: usize) {
+        BYTES.set(BYTES.get() + bytes);
+    }
+
+    /// Of this thread, while `work` was done.
+    pub(crate) fn of<T>(work: impl FnOnce() -> T) -> (T, usize) {
+        let before = BYTES.get();
+        let done = work();
+        (done, BYTES.get() - before)
+    }
 }

@@ -7,6 +7,7 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 use serde_json::json;
 
 use super::*;
+use crate::json::steps;
 use FaultKind::{Ambiguous, Malformed, TooLarge, Unsupported};
 
 const GOOD: &str = r#"{"envelope_sender":"b@example.com","recipients":[{"email":"c@example.net"}],"content":"From: a@example.com\r\n\r\nhello"}"#;
@@ -109,6 +110,62 @@ fn ten_thousand_recipients() {
     headers.insert("x-envelope-to", to.join(",").parse().unwrap());
     let fault = crate::read(Format::Rfc822, &headers, b"", &LIMITS).unwrap_err();
     assert_eq!(fault.kind, TooLarge);
+}
+
+/// What a substitution costs is its size, not its size for every list that it stands in.
+#[test]
+fn depth_costs_nothing() {
+    let body = |deep: usize| {
+        let values = vec!["\"a\""; 250_000].join(",");
+        let (open, close) = ("[".repeat(deep), "]".repeat(deep));
+        let value = format!("{{\"x\":{open}{values}{close}}}");
+        format!(
+            r#"{{"envelope_sender":"","recipients":[{{"email":"c@example.net","substitutions":{value}}}],"content":"Subject: {{{{ x }}}}\n\n","substitutions":{value}}}"#
+        )
+    };
+    let steps = |deep| {
+        let body = body(deep);
+        let (read, steps) = steps::of(|| read(Format::KumoMta, body.as_bytes()));
+        assert!(read.is_ok(), "{read:?}");
+        (body.len(), steps)
+    };
+    let (length, flat) = steps(1);
+    let (_, deep) = steps(60);
+    assert!(length > 2_000_000);
+    assert!(deep < flat + flat / 100, "{deep} steps deep, {flat} flat");
+    assert!(deep < 8 * length, "{deep} steps for {length} bytes");
+}
+
+/// Wherever it stands, and however it is written.
+#[test]
+fn a_line_end_is_found_at_any_depth() {
+    let body = |deep: usize, text: &str| {
+        let (open, close) = ("[{\"a\":".repeat(deep), "},7]".repeat(deep));
+        format!(
+            r#"{{"envelope_sender":"","recipients":[{{"email":"c@example.net"}}],"content":"Subject: {{{{ x }}}}\n\n","substitutions":{{"x":{open}{text}{close}}},"after":"\n"}}"#
+        )
+    };
+    for deep in [0, 1, 30] {
+        for text in [
+            r#""a\n""#,
+            r#""\r""#,
+            r#""\u000a""#,
+            r#""\u000A""#,
+            r#""\u000d""#,
+            r#""\u000Db""#,
+            r#""\u0000""#,
+            r#""\\\n""#,
+            r#"[true,"a",{"\n":1}]"#,
+        ] {
+            let at = Some("/substitutions");
+            refused(Format::KumoMta, body(deep, text), Ambiguous, at);
+        }
+        // What stands behind the value is not a part of it.
+        for text in [r#""\\n""#, r#""\t\u000b\\u000a""#, "[]", r#"{"x":"}]"}"#] {
+            let read = read(Format::KumoMta, body(deep, text).as_bytes());
+            assert!(read.is_ok(), "{text}: {read:?}");
+        }
+    }
 }
 
 /// The forms of `From` are the business of `from.rs`; here, that every format comes to the same.
