@@ -229,6 +229,7 @@ mod tests {
             headers: vec![("Subject".to_owned(), "hello".to_owned())],
             fields: vec!["envelope_sender".to_owned(), "deferred_spool".to_owned()],
             size: 1000,
+            template: false,
         }
     }
 

@@ -173,6 +173,7 @@ async fn message(policy: &Policy, line: &Line) -> Option<bool> {
         )],
         fields: Vec::new(),
         size: facts.size,
+        template: false,
     };
     let user = line.user.clone().unwrap_or_default();
     let known = line.mechanism.as_deref() != Some("trusted_host") && !user.is_empty();

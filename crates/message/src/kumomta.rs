@@ -55,6 +55,7 @@ pub(crate) fn read(request: &Request<'_>) -> Result<Message, MessageFault> {
         headers,
         fields,
         size: request.body.len(),
+        template: dialect != Dialect::Static,
     })
 }
 

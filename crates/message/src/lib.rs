@@ -97,6 +97,9 @@ pub struct Message {
     pub fields: Vec<String>,
     /// The size of the body once it is inflated, in bytes.
     pub size: usize,
+    /// Whether the MTA expands what is read here as a template: `KumoMTA` does, unless the dialect is `Static`. A value
+    /// may then be sent with other words than it has here.
+    pub template: bool,
 }
 
 impl Message {
@@ -106,5 +109,11 @@ impl Message {
             .iter()
             .filter(move |(key, _)| key.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_str())
+    }
+
+    /// Whether the MTA will fill in a part of this value of a header.
+    #[must_use]
+    pub fn fills_in(&self, value: &str) -> bool {
+        self.template && template::holds_marker(value)
     }
 }

@@ -21,6 +21,7 @@ pub(crate) fn read(request: &Request<'_>) -> Result<Message, MessageFault> {
         headers,
         fields: Vec::new(),
         size: request.body.len(),
+        template: false,
     })
 }
 

@@ -53,6 +53,7 @@ pub(crate) fn read(request: &Request<'_>) -> Result<Message, MessageFault> {
         headers,
         fields,
         size: request.body.len(),
+        template: false,
     })
 }
 

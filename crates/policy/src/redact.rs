@@ -209,6 +209,7 @@ mod tests {
             ],
             fields: Vec::new(),
             size: 1,
+            template: false,
         };
         for (text, expected) in [
             (

@@ -221,10 +221,18 @@ fn kumomta_templates() {
     check(Format::KumoMta, &plain, fine);
     let subst = |value: Value| with(plain.clone(), "/substitutions", value);
     check(Format::KumoMta, &subst(json!({"x": {"y": "a\tb"}})), fine);
-    for dialect in ["Jinja", "Handlebars", "Static"] {
+    for (dialect, expanded) in [("Jinja", true), ("Handlebars", true), ("Static", false)] {
         let body = with(plain.clone(), "/template_dialect", json!(dialect));
         check(Format::KumoMta, &body, fine);
+        let message = read(Format::KumoMta, body.to_string().as_bytes()).unwrap();
+        assert_eq!(message.template, expanded, "{dialect}");
+        assert_eq!(message.fills_in("a {{ b }}"), expanded, "{dialect}");
+        assert!(!message.fills_in("a } b {"));
     }
+    let message = read(Format::KumoMta, plain.to_string().as_bytes()).unwrap();
+    assert!(message.template);
+    let message = read(Format::ZoneMta, zone().to_string().as_bytes()).unwrap();
+    assert!(!message.template);
     let wild = content("From: a@example.com\nSubject: {% for x in y %}\n\n{{- x }}");
     let still = with(wild.clone(), "/template_dialect", json!("Static"));
     check(Format::KumoMta, &still, fine);

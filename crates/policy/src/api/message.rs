@@ -278,13 +278,16 @@ impl UserData for Msg {
             let name = text(&name, 1, "msg:get_first_named_header_value")?;
             look(&this.0, |shown| {
                 let first = shown.message.header(&name).next();
-                first.map(|value| lua.create_string(value)).transpose()
+                let value = first.map(|value| settled(&shown.message, value));
+                value.map(|value| lua.create_string(value?)).transpose()
             })
         });
         methods.add_method("get_all_named_header_values", |lua, this, name: Value| {
             let name = text(&name, 1, "msg:get_all_named_header_values")?;
             look(&this.0, |shown| {
-                lua.create_sequence_from(shown.message.header(&name))
+                let values = shown.message.header(&name);
+                let values = values.map(|value| settled(&shown.message, value));
+                lua.create_sequence_from(values.collect::<mlua::Result<Vec<_>>>()?)
             })
         });
         for name in NOT_YET {
@@ -300,6 +303,16 @@ impl UserData for Msg {
         });
         methods.add_meta_method(MetaMethod::ToString, |_, _, ()| Ok("message"));
     }
+}
+
+/// The value, if it is the one that is sent. What a rule was shown before the MTA fills it in would bind nobody.
+fn settled<'a>(message: &Message, value: &'a str) -> mlua::Result<&'a str> {
+    if message.fills_in(value) {
+        return Err(mlua::Error::runtime(
+            "the header holds a template, which the MTA fills in later",
+        ));
+    }
+    Ok(value)
 }
 
 fn unknown(of: &str, name: &Value) -> mlua::Error {

@@ -105,6 +105,7 @@ fn message(of: &Table) -> mlua::Result<Message> {
         headers,
         fields: Vec::new(),
         size: 0,
+        template: false,
     })
 }
 

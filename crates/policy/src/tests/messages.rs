@@ -30,6 +30,7 @@ pub(super) fn message() -> Message {
         .to_vec(),
         fields: Vec::new(),
         size: 100,
+        template: false,
     }
 }
 
@@ -287,6 +288,42 @@ fn a_message_without_sender_or_from() {
         bare,
         &accepted(&[]),
     );
+}
+
+/// The attack: a header that a rule looks at, and that the MTA makes another one of afterwards.
+#[test]
+fn a_value_with_a_template_is_not_shown() {
+    let with = |template, value: &str| {
+        let mut message = message();
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        message.headers.push(header("X-Tenant", "mine"));
+        message.headers.push(header("x-tenant", value));
+        message.headers.push(header("X-Other", value));
+        Message {
+            template,
+            ..message
+        }
+    };
+    let all = "return msg:get_all_named_header_values 'X-Tenant'";
+    let first = "return msg:get_first_named_header_value 'X-Other'";
+    for value in ["{{ x }}", "a{{x}}", "{% if a %}", "a {# b #}"] {
+        for rule in [all, first] {
+            check_of(rule, with(true, value), &MessageJudgement::Failed);
+            check_of(rule, with(false, value), &accepted(&[]));
+        }
+        check_of(
+            "local ok, fault = pcall(msg.get_first_named_header_value, msg, 'X-Other')
+             assert(not ok and tostring(fault):find('the header holds a template, which the MTA fills in later', 1, true))
+             assert(msg:get_first_named_header_value 'X-Tenant' == 'mine')
+             assert(#msg:get_all_named_header_values 'X-Tag' == 2)",
+            with(true, value),
+            &accepted(&[]),
+        );
+    }
+    for value in ["{ x }", "}} %}", "{"] {
+        check_of(all, with(true, value), &accepted(&[]));
+        check_of(first, with(true, value), &accepted(&[]));
+    }
 }
 
 /// The attack: a second address in `From`, behind one that the rule allows.
