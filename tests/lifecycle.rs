@@ -3,8 +3,10 @@
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::harness::{Recorder, Setup, TRUSTED, inject, wait_for};
+use crate::harness::{Gatepost, Recorder, Setup, TRUSTED, inject, wait_for};
 
 /// SIGTERM while a request is in flight: it is answered, with `Connection: close`; nobody new is let
 /// in, and the exit status is 0.
@@ -31,7 +33,9 @@ fn a_request_in_flight_survives_sigterm() {
     });
     assert!(idle.closes(), "a silent connection is closed");
     go.store(true, Ordering::SeqCst);
-    assert_eq!(busy.reply().unwrap().text(), "ok");
+    let reply = busy.reply().unwrap();
+    assert_eq!(reply.text(), "ok");
+    assert_eq!(reply.header("connection"), Some("close"));
     assert!(busy.closes());
     assert_eq!(gate.wait_exit(), Some(0));
 }
@@ -65,5 +69,122 @@ fn a_second_signal_ends_at_once() {
             .is_some_and(|text| text.starts_with("stopping"))
     });
     gate.signal("TERM");
+    assert_eq!(gate.wait_exit(), Some(0));
+}
+
+/// Waits until a client that opens a new connection would be turned away, and requests in flight finish.
+fn wait_stopping(gate: &Gatepost) {
+    gate.wait_log(|line| {
+        line["message"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("stopping"))
+    });
+}
+
+/// SIGTERM while clients send on keep-alive connections, some at full speed and some with pauses, behind a load balancer that looks
+/// at /readyz: they are told `Connection: close` before anything closes, may come again until the load balancer knows, and
+/// not one request fails.
+#[test]
+fn clients_that_send_through_sigterm_lose_nothing() {
+    let upstream = Recorder::start();
+    let mut gate = Setup::before(upstream.address)
+        .with("drain_delay: 2s")
+        .start();
+    let leave = AtomicBool::new(false);
+    let client = |pause: u64| {
+        let mut served = 0_u32;
+        loop {
+            let mut connection = gate.connect(TRUSTED);
+            loop {
+                connection.write(inject(""));
+                let reply = connection.reply().expect("an answer for every request");
+                assert_eq!(reply.status, 200);
+                served += 1;
+                if reply.header("connection") == Some("close") {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(pause));
+            }
+            assert!(connection.closes());
+            if leave.load(Ordering::SeqCst) {
+                return served;
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = [0, 0, 1, 5, 20, 50, 100, 200]
+            .map(|pause| scope.spawn(move || client(pause)))
+            .into_iter()
+            .collect();
+        wait_for("some load", || upstream.requests() > 200);
+        gate.signal("TERM");
+        wait_for("not ready", || gate.admin("/readyz").status == 503);
+        // Nobody knows yet, so connections that are new are served as well.
+        assert_eq!(gate.send(TRUSTED, inject("")).unwrap().status, 200);
+        leave.store(true, Ordering::SeqCst);
+        for client in clients {
+            assert!(client.join().unwrap() > 0);
+        }
+    });
+    assert_eq!(gate.wait_exit(), Some(0));
+    gate.wait_log(|line| line["message"] == "stopped");
+}
+
+/// A client that sends on a connection that idled while gatepost stops, before it could know: it is answered, and told.
+#[test]
+fn an_idle_connection_is_not_closed_under_a_request() {
+    let upstream = Recorder::start();
+    let mut gate = Setup::before(upstream.address).start();
+    let mut connections = [gate.connect(TRUSTED), gate.connect(TRUSTED)];
+    for connection in &mut connections {
+        connection.write(inject(""));
+        assert_eq!(connection.reply().unwrap().status, 200);
+    }
+    let [mut busy, mut idle] = connections;
+    gate.signal("TERM");
+    wait_stopping(&gate);
+    busy.write(inject(""));
+    let reply = busy.reply().unwrap();
+    assert_eq!(
+        (reply.status, reply.header("connection")),
+        (200, Some("close"))
+    );
+    assert!(idle.closes());
+    assert_eq!(gate.wait_exit(), Some(0));
+}
+
+/// HTTP/2 clients are told by GOAWAY (RFC 9113 §6.8). One that is asleep, and never says that it understood, does not hold up the end.
+#[test]
+fn a_silent_http2_connection_does_not_hold_up_the_end() {
+    let upstream = Recorder::start();
+    let mut gate = Setup::before(upstream.address)
+        .with("drain_timeout: 10m")
+        .start();
+    let mut connection = gate.connect(TRUSTED);
+    // The preface and empty SETTINGS.
+    connection.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    assert_eq!(connection.exactly(9)[3], 4, "a SETTINGS frame");
+    wait_for("the connection to be known", || {
+        gate.metric("gatepost_http2_connections") == 1.0
+    });
+    let begin = Instant::now();
+    gate.signal("TERM");
+    assert_eq!(gate.wait_exit(), Some(0));
+    assert!(begin.elapsed() < Duration::from_secs(15));
+    let bytes = connection.until_closed();
+    // A frame's head: length in 3 bytes, type, flags, stream in 4 bytes.
+    let goaway = bytes
+        .windows(9)
+        .any(|head| head[..2] == [0, 0] && head[3..] == [7, 0, 0, 0, 0, 0]);
+    assert!(goaway, "{bytes:?}");
+}
+
+/// Whoever does not want to wait for the delay does not have to.
+#[test]
+fn a_second_signal_ends_the_delay_too() {
+    let mut gate = Setup::demo().with("drain_delay: 10m").start();
+    gate.signal("TERM");
+    wait_for("not ready", || gate.admin("/readyz").status == 503);
+    gate.signal("INT");
     assert_eq!(gate.wait_exit(), Some(0));
 }

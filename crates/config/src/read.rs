@@ -54,6 +54,11 @@ pub(crate) fn settings(
     let threads = root
         .optional("threads", value::integer(1..=1024_usize))
         .and_then(NonZeroUsize::new);
+    let drain_delay = root.or(
+        "drain_delay",
+        Duration::ZERO,
+        value::duration(Duration::ZERO..=HOUR),
+    );
     let drain_timeout = root.or(
         "drain_timeout",
         Duration::from_secs(25),
@@ -93,6 +98,7 @@ pub(crate) fn settings(
         admin,
         http,
         threads,
+        drain_delay,
         drain_timeout,
         throttle,
         quotas,

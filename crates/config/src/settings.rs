@@ -36,7 +36,9 @@ pub struct Settings {
     pub http: Http,
     /// Proxy threads; `None` is one per core.
     pub threads: Option<NonZeroUsize>,
-    /// How long requests in flight may take after SIGTERM.
+    /// How long connections are still accepted after SIGTERM.
+    pub drain_delay: Duration,
+    /// How long requests in flight may take after that.
     pub drain_timeout: Duration,
     /// What becomes of wrong credentials that come too often.
     pub throttle: Throttle,

@@ -73,6 +73,7 @@ impl Connections {
         }
         let first = self.head(&mut stream, Turn::First, &mut shutdown).await;
         if let Incoming::Http2(preface) = first {
+            let _http2 = Counted::new(&self.metrics.http2_connections);
             stream.rewind(&preface);
             self.proxy.process_new(Box::new(stream), &shutdown).await;
             return;

@@ -4,6 +4,7 @@
 //! without a permit there is no upstream address, so whatever goes wrong on the way, nothing passes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -46,6 +47,8 @@ pub(crate) struct Door {
     pub(crate) audit: Arc<Audit>,
     pub(crate) quota: Arc<QuotaStore>,
     pub(crate) bodies: Bodies,
+    /// False when gatepost is about to stop.
+    pub(crate) ready: Arc<AtomicBool>,
 }
 
 /// What one request carries with it.
@@ -75,6 +78,14 @@ pub(crate) struct Passage {
 }
 
 impl Door {
+    /// An answer that is written while gatepost is about to stop says `Connection: close`, so that the client goes elsewhere before
+    /// it sends again. (HTTP/2 has GOAWAY for it.)
+    fn part_from_client(&self, session: &mut Session) {
+        if !self.ready.load(Ordering::Relaxed) {
+            session.set_keepalive(None);
+        }
+    }
+
     /// The way of one request.
     async fn decide(
         &self,
@@ -237,6 +248,7 @@ impl ProxyHttp for Door {
                 Ok(false)
             }
             Err(refusal) => {
+                self.part_from_client(session);
                 answer::refuse(session, &refusal, Some(&passage.snapshot.challenge)).await?;
                 Ok(true)
             }
@@ -320,6 +332,7 @@ impl ProxyHttp for Door {
             response.remove_header(&TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
+        self.part_from_client(session);
         Ok(())
     }
 

@@ -11,13 +11,17 @@ use gatepost_auth::Refusal;
 use gatepost_auth::wire::{HeadLimits, HeadScanner};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// RFC 9113 §3.4: what a client sends that knows to be talking to an HTTP/2 server.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// An ordinary head fits; a larger one grows the buffer.
 const FIRST_READ: usize = 2048;
+
+/// How long a connection on which nothing is under way stays open when gatepost stops. A client that sends just then has not
+/// been told `Connection: close` yet; what it sends is answered, and says so. Whoever sends oftener than this loses nothing.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What came in on a connection.
 pub(crate) enum Incoming {
@@ -67,17 +71,14 @@ pub(crate) async fn next_head(
     let mut deadline = Instant::now() + times.idle;
     loop {
         let waiting = bytes.is_empty();
-        if waiting && turn == Turn::Later && *shutdown.borrow() {
-            return Incoming::Closed;
-        }
         let read = tokio::select! {
             biased;
             read = stream.read_buf(&mut bytes) => read,
             () = sleep_until(deadline) => {
                 return if waiting { Incoming::Closed } else { Incoming::Refused(Refusal::HeadTimedOut) };
             }
-            // Between two requests nothing is lost by closing; within one the client waits.
-            _ = shutdown.changed(), if waiting => continue,
+            // Within a request the client waits for its answer; before one nothing is lost by closing.
+            () = silent_after(shutdown), if waiting => return Incoming::Closed,
         };
         match read {
             // Half a head is answered by closing: there is nobody to read an answer, or nothing to
@@ -97,6 +98,13 @@ pub(crate) async fn next_head(
             Ok(Some(end)) => return request(bytes, end, scanner.body_length()),
             Err(fault) => return Incoming::Refused(Refusal::Head(fault)),
         }
+    }
+}
+
+/// Ends when a connection that says nothing may be closed since gatepost stops.
+pub(crate) async fn silent_after(shutdown: &mut ShutdownWatch) {
+    if shutdown.wait_for(|stop| *stop).await.is_ok() {
+        sleep(GRACE).await;
     }
 }
 

@@ -14,6 +14,7 @@ mod door;
 mod forward;
 mod head;
 mod inspect;
+mod lifecycle;
 mod metrics;
 mod opening;
 mod quota;

@@ -28,6 +28,7 @@ pub(crate) struct Metrics {
     upstream_time: Histogram,
     pub(crate) in_flight: IntGauge,
     pub(crate) connections: IntGauge,
+    pub(crate) http2_connections: IntGauge,
     pub(crate) audit_lines_lost: IntCounter,
     pub(crate) throttle: ThrottleMetrics,
     pub(crate) quota: QuotaMetrics,
@@ -94,6 +95,13 @@ impl Metrics {
             ))?,
             in_flight: IntGauge::new("gatepost_requests_in_flight", "Requests being worked on")?,
             connections: IntGauge::new("gatepost_connections", "Client connections that are open")?,
+            http2_connections: registered(
+                &registry,
+                IntGauge::new(
+                    "gatepost_http2_connections",
+                    "Client connections that are open and speak HTTP/2",
+                )?,
+            )?,
             audit_lines_lost: registered(
                 &registry,
                 IntCounter::new(

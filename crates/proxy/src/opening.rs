@@ -11,6 +11,8 @@ use pingora_core::server::ShutdownWatch;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, sleep_until};
 
+use crate::head::silent_after;
+
 /// How the connections of a listener begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Opening {
@@ -43,7 +45,7 @@ pub(crate) async fn proxy_header(
             biased;
             read = stream.read_buf(&mut bytes) => read,
             () = sleep_until(deadline) => return Opened::Refused(Refusal::HeadTimedOut),
-            _ = shutdown.wait_for(|stop| *stop) => return Opened::Closed,
+            () = silent_after(shutdown), if bytes.is_empty() => return Opened::Closed,
         };
         if matches!(read, Ok(0) | Err(_)) {
             return Opened::Closed;

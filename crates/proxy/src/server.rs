@@ -4,21 +4,20 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use gatepost_config::UpstreamAddress;
 use gatepost_policy::PolicyCounters;
-use pingora_core::apps::{HttpServerApp as _, HttpServerOptions};
+use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use pingora_runtime::Runtime;
 use prometheus::Registry;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -29,10 +28,11 @@ use crate::audit::Audit;
 use crate::connection::Connections;
 use crate::door::Door;
 use crate::inspect::Bodies;
+use crate::lifecycle::{Lifecycle, Signals};
 use crate::metrics::Metrics;
 use crate::opening::Opening;
 use crate::quota::QuotaStore;
-use crate::reload::{Fingerprint, Loaded, Reloader, Source, Wanted};
+use crate::reload::{Fingerprint, Loaded, Reloader, Source};
 use crate::snapshot::Snapshot;
 use crate::throttle::Throttle;
 
@@ -190,7 +190,7 @@ impl Server {
             .and_then(|listener| listener.local_addr().ok())
     }
 
-    /// Serves until SIGTERM or SIGINT. After the first SIGTERM no connection is accepted any more and
+    /// Serves until SIGTERM or SIGINT. After the first SIGTERM connections are accepted for `drain_delay`, then
     /// requests in flight get `drain_timeout` to finish; a second signal ends at once. SIGHUP reloads.
     ///
     /// # Errors
@@ -213,12 +213,18 @@ impl Server {
             .threads
             .map_or_else(default_threads, NonZeroUsize::get);
         let runtime = Runtime::new_no_steal(threads, "proxy");
-        let connections = Arc::new(connections(&reloader, throttle, quota.clone(), threads));
+        let connections = Arc::new(connections(
+            &reloader,
+            throttle,
+            quota.clone(),
+            threads,
+            ready.clone(),
+        ));
         let tracker = TaskTracker::new();
         for (listener, opening) in listeners {
             let (connections, shutdown) = (connections.clone(), shutdown.clone());
             let accepting = accept(listener, opening, connections, shutdown, tracker.clone());
-            runtime.get_handle().spawn(accepting);
+            tracker.spawn_on(accepting, runtime.get_handle());
         }
         // A reload that is wanted while one is under way and another waits is the same as that one.
         let (reload, wanted) = sync_channel(1);
@@ -240,15 +246,17 @@ impl Server {
             .enable_all()
             .build()
             .map_err(system("the main runtime"))?;
+        let lifecycle = Lifecycle {
+            connections,
+            tracker,
+            ready,
+            stop,
+            reload,
+        };
         main.block_on(async {
-            let mut signals = Signals::new().map_err(system("signal handlers"))?;
+            let signals = Signals::new().map_err(system("signal handlers"))?;
             tracing::info!("ready");
-            if signals.stop(&reload).await == Stop::AtOnce {
-                return Ok(());
-            }
-            ready.store(false, Ordering::Relaxed);
-            stop.send_replace(true);
-            drain(&connections, &tracker, &mut signals, &reload).await;
+            lifecycle.run(signals).await;
             Ok(())
         })?;
         runtime.shutdown_timeout(Duration::ZERO);
@@ -257,31 +265,12 @@ impl Server {
     }
 }
 
-/// Lets requests in flight finish, for as long as the configuration allows.
-async fn drain(
-    connections: &Connections,
-    tracker: &TaskTracker,
-    signals: &mut Signals,
-    reload: &SyncSender<Wanted>,
-) {
-    let timeout = connections.snapshot.load().drain_timeout;
-    tracing::info!(?timeout, "stopping: requests in flight may finish");
-    connections.proxy.http_cleanup().await;
-    tracker.close();
-    tokio::select! {
-        () = tracker.wait() => tracing::info!("stopped"),
-        () = tokio::time::sleep(timeout) => {
-            tracing::warn!(open = tracker.len(), "stopped with connections still open");
-        }
-        _ = signals.stop(reload) => tracing::warn!("stopped at once by a second signal"),
-    }
-}
-
 fn connections(
     reloader: &Reloader,
     throttle: Throttle,
     quota: Arc<QuotaStore>,
     threads: usize,
+    ready: Arc<AtomicBool>,
 ) -> Connections {
     let door = Door {
         snapshot: reloader.snapshot.clone(),
@@ -290,6 +279,7 @@ fn connections(
         audit: reloader.audit.clone(),
         quota,
         bodies: Bodies::new(reloader.settings.http.bodies_in_memory, threads),
+        ready,
     };
     let idle = reloader.settings.upstream.max_idle_connections;
     let conf = ServerConf {
@@ -372,24 +362,37 @@ async fn accept(
         Ok(listener) => listener,
         Err(fault) => return tracing::error!(%fault, "cannot serve a listener"),
     };
+    let unseen = shutdown.clone();
+    let serve = |tcp, peer| {
+        let (connections, shutdown) = (connections.clone(), unseen.clone());
+        let serving = async move { connections.serve(tcp, peer, opening, shutdown).await };
+        tracker.spawn_on(serving, &pingora_runtime::current_handle());
+    };
     loop {
-        // What the kernel has taken in already is served before the listener closes.
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
-            _ = shutdown.wait_for(|stop| *stop) => return,
+            _ = shutdown.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((tcp, peer)) => {
-                let (connections, shutdown) = (connections.clone(), shutdown.clone());
-                let serving = async move { connections.serve(tcp, peer, opening, shutdown).await };
-                tracker.spawn_on(serving, &pingora_runtime::current_handle());
-            }
+            Ok((tcp, peer)) => serve(tcp, peer),
             Err(fault) => {
                 tracing::error!(%fault, "cannot accept a connection");
                 // Out of file descriptors, most likely: nothing is gained by trying at full speed.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
+        }
+    }
+    // What the kernel has taken in already is served before the listener closes. Asked of the kernel itself: the
+    // runtime may not have heard of the last ones yet.
+    let Ok(listener) = listener.into_std() else {
+        return;
+    };
+    while let Ok((tcp, peer)) = listener.accept() {
+        if tcp.set_nonblocking(true).is_ok()
+            && let Ok(tcp) = tokio::net::TcpStream::from_std(tcp)
+        {
+            serve(tcp, peer);
         }
     }
 }
@@ -407,41 +410,4 @@ fn spawn_admin(listener: std::net::TcpListener, admin: Admin) -> io::Result<()> 
         .name("admin".to_owned())
         .spawn(serving)?;
     Ok(())
-}
-
-/// How a signal wants gatepost to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
-    AfterRequests,
-    AtOnce,
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for a signal to stop; passes on those to reload meanwhile.
-    async fn stop(&mut self, reload: &SyncSender<Wanted>) -> Stop {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return Stop::AfterRequests,
-                _ = self.interrupt.recv() => return Stop::AtOnce,
-                _ = self.hangup.recv() => {
-                    // Where one waits already, it will see what this one would.
-                    let _ = reload.try_send(Wanted::BySignal);
-                }
-            }
-        }
-    }
 }

@@ -26,6 +26,7 @@ pub(crate) struct Snapshot {
     pub(crate) quotas: Quotas,
     /// Counts the snapshots, from 1.
     pub(crate) generation: u64,
+    pub(crate) drain_delay: Duration,
     pub(crate) drain_timeout: Duration,
     /// The ready value of `WWW-Authenticate`.
     pub(crate) challenge: HeaderValue,
@@ -55,6 +56,7 @@ impl Snapshot {
             audit: settings.audit.clone(),
             quotas: settings.quotas.clone(),
             generation,
+            drain_delay: settings.drain_delay,
             drain_timeout: settings.drain_timeout,
             challenge: HeaderValue::from_str(&settings.gate.challenge())
                 .map_err(|fault| StartError::Internal(fault.to_string()))?,
