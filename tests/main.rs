@@ -27,5 +27,7 @@ mod routes;
 mod shadow;
 mod smuggling;
 mod startup;
+mod systemd;
 mod throttle;
 mod tidy;
+mod upgrade;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use gatepost_config::{Settings, UpstreamAddress};
-use gatepost_proxy::{Build, Fingerprint, Parts, Server, UpstreamTarget};
+use gatepost_proxy::{Build, Fingerprint, Parts, Server, UpstreamTarget, tell_predecessor};
 
 use crate::cli::REVISION;
 use crate::settings::ConfigFile;
@@ -13,8 +13,11 @@ use crate::{demo, logging};
 
 /// Serves until a signal says stop. Whatever is wrong is said before anything listens.
 pub(crate) fn run(config: &Path) -> Result<()> {
-    start(&ConfigFile::new(config), |_| Ok(()))?.run()?;
-    Ok(())
+    let serving = || -> Result<()> {
+        start(&ConfigFile::new(config), |_| Ok(()))?.run()?;
+        Ok(())
+    };
+    serving().inspect_err(|fault| tell_predecessor(&format!("{fault:#}")))
 }
 
 /// The same in front of the embedded injection API, with an invitation to try it.

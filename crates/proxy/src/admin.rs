@@ -12,7 +12,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::metrics::Metrics;
 use crate::quota::QuotaStore;
@@ -34,9 +34,21 @@ pub(crate) struct Admin {
 /// # Errors
 ///
 /// Where the listener cannot be given to the runtime.
-pub(crate) async fn serve(listener: std::net::TcpListener, admin: Admin) -> std::io::Result<()> {
+pub(crate) async fn serve(
+    listener: std::net::TcpListener,
+    admin: Admin,
+    mut over: watch::Receiver<bool>,
+) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    axum::serve(listener, router(admin)).await
+    let over = async move {
+        if over.wait_for(|over| *over).await.is_err() {
+            // Nobody can say it any more.
+            std::future::pending::<()>().await;
+        }
+    };
+    axum::serve(listener, router(admin))
+        .with_graceful_shutdown(over)
+        .await
 }
 
 fn router(admin: Admin) -> Router {

@@ -23,8 +23,11 @@ mod reload;
 mod server;
 mod shadow;
 mod snapshot;
+mod systemd;
 mod telling;
 mod throttle;
+mod upgrade;
 
 pub use reload::{Fingerprint, Loaded, Source};
 pub use server::{Build, Parts, Server, StartError, UpstreamTarget};
+pub use upgrade::tell_predecessor;

@@ -1,5 +1,6 @@
-//! Signals, and the way out: not ready, a delay, no new connections, the last answers, the end.
+//! Signals, and the way out: not ready, a delay, no new connections, the last answers, the end; or a new process that takes over.
 
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::connection::Connections;
 use crate::reload::Wanted;
+use crate::systemd;
+use crate::upgrade::Sockets;
 
 /// How long HTTP/2 connections without a request may keep open after GOAWAY. Clients that listen close them at once; one
 /// that is gone or asleep does not hold up the end.
@@ -31,34 +34,91 @@ pub(crate) struct Lifecycle {
     /// Ends the listeners.
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) reload: SyncSender<Wanted>,
+    /// For the process after this one. They keep the listeners open as long as they are here.
+    pub(crate) sockets: Sockets,
+    /// Ends the admin listener, which otherwise answers to the last.
+    pub(crate) admin_over: watch::Sender<bool>,
 }
 
 impl Lifecycle {
     /// Waits until a signal says stop, and stops.
-    pub(crate) async fn run(self, mut signals: Signals) {
-        if self.until_stop(&mut signals).await == Stop::AtOnce {
-            return;
+    pub(crate) async fn run(mut self, mut signals: Signals) {
+        let stop = self.until_stop(&mut signals).await;
+        // They would keep the listeners open.
+        let Self { sockets, .. } = &mut self;
+        drop(std::mem::take(sockets));
+        match stop {
+            Stop::AtOnce => return,
+            Stop::AfterRequests => systemd::stopping(),
+            Stop::Followed(process) => {
+                // Its probes are asked from here on.
+                self.admin_over.send_replace(true);
+                systemd::followed_by(process);
+                tracing::info!(process, "a new gatepost is ready and takes over");
+            }
         }
         self.ready.store(false, Ordering::Relaxed);
         tokio::select! {
-            () = self.leave() => {}
-            _ = self.until_stop(&mut signals) => tracing::warn!("stopped at once by a second signal"),
-        }
-    }
-
-    async fn until_stop(&self, signals: &mut Signals) -> Stop {
-        loop {
-            match signals.next().await {
-                Told::Stop(stop) => return stop,
-                // Where one waits already, it will see what this one would.
-                Told::Reload => drop(self.reload.try_send(Wanted::BySignal)),
+            () = self.leave(stop) => {}
+            () = self.second_stop(&mut signals) => {
+                tracing::warn!("stopped at once by a second signal");
             }
         }
     }
 
-    async fn leave(&self) {
+    async fn until_stop(&self, signals: &mut Signals) -> Stop {
+        let mut upgrade = None;
+        loop {
+            let upgraded = async {
+                match upgrade.as_mut() {
+                    Some(upgrade) => upgrade.await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                told = signals.next() => match told {
+                    Told::Stop(stop) => return stop,
+                    Told::Reload => self.want_reload(),
+                    Told::Upgrade if upgrade.is_some() => {
+                        tracing::warn!("an upgrade is under way already");
+                    }
+                    Told::Upgrade => {
+                        tracing::info!("starting a new gatepost to take over");
+                        upgrade = Some(Box::pin(self.sockets.hand_over()));
+                    }
+                },
+                followed = upgraded => {
+                    upgrade = None;
+                    match followed {
+                        Ok(process) => return Stop::Followed(process),
+                        Err(fault) => {
+                            tracing::error!(fault, "the upgrade failed; this gatepost goes on");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn second_stop(&self, signals: &mut Signals) {
+        loop {
+            match signals.next().await {
+                Told::Stop(_) => return,
+                Told::Reload => self.want_reload(),
+                Told::Upgrade => tracing::warn!("no upgrade: this gatepost stops already"),
+            }
+        }
+    }
+
+    fn want_reload(&self) {
+        // Where one waits already, it will see what this one would.
+        let _ = self.reload.try_send(Wanted::BySignal);
+    }
+
+    async fn leave(&self, stop: Stop) {
         let delay = self.connections.snapshot.load().drain_delay;
-        if !delay.is_zero() {
+        // Where another has taken over nobody is sent here any more.
+        if !delay.is_zero() && stop == Stop::AfterRequests {
             tracing::info!(?delay, "not ready any more: connections are still accepted");
             sleep(delay).await;
         }
@@ -101,12 +161,15 @@ impl Lifecycle {
 enum Stop {
     AfterRequests,
     AtOnce,
+    /// This process has taken over.
+    Followed(u32),
 }
 
 /// What a signal says.
 enum Told {
     Stop(Stop),
     Reload,
+    Upgrade,
 }
 
 /// The signals that gatepost listens to.
@@ -114,6 +177,7 @@ pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    quit: Signal,
 }
 
 impl Signals {
@@ -125,6 +189,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
@@ -133,6 +198,7 @@ impl Signals {
             _ = self.terminate.recv() => Told::Stop(Stop::AfterRequests),
             _ = self.interrupt.recv() => Told::Stop(Stop::AtOnce),
             _ = self.hangup.recv() => Told::Reload,
+            _ = self.quit.recv() => Told::Upgrade,
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::forward::UpstreamTarget;
 use crate::metrics::Metrics;
 use crate::server::resolve;
 use crate::snapshot::Snapshot;
+use crate::systemd;
 
 /// What was read and tried.
 pub struct Loaded {
@@ -132,7 +133,9 @@ impl Reloader {
     }
 
     fn reload(&mut self, why: &str) -> Result<(), String> {
+        systemd::reloading();
         let done = self.try_reload();
+        systemd::ready();
         // Also where nothing changed: the file may have been moved away by whoever rotates logs.
         self.audit.reopen(&self.settings.audit.output);
         self.metrics.reloaded(done.is_ok());

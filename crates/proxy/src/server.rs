@@ -34,7 +34,9 @@ use crate::opening::Opening;
 use crate::quota::QuotaStore;
 use crate::reload::{Fingerprint, Loaded, Reloader, Source};
 use crate::snapshot::Snapshot;
+use crate::systemd;
 use crate::throttle::Throttle;
+use crate::upgrade::{Inherited, Sockets, Use};
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -46,6 +48,7 @@ pub struct Server {
     throttle: Throttle,
     quota: Arc<QuotaStore>,
     reloader: Reloader,
+    inherited: Inherited,
 }
 
 /// What a server is made of.
@@ -136,6 +139,12 @@ impl Server {
         let snapshot = Snapshot::new(&settings, (policy, shadow), &target, 1)?;
         let metrics = Metrics::new(Registry::new(), build.version, build.revision, counters)
             .map_err(|fault| StartError::Internal(fault.to_string()))?;
+        let system = |what| move |source| StartError::System { what, source };
+        let mut inherited = Inherited::take().map_err(system("what the gatepost before left"))?;
+        let mut listen = |kind, address| match inherited.listener(kind, address) {
+            Some(listener) => Ok(listener),
+            None => listen(address),
+        };
         let listeners = settings
             .listeners
             .iter()
@@ -145,11 +154,13 @@ impl Server {
                 } else {
                     Opening::Request
                 };
-                Ok((listen(it.listen)?, opening))
+                Ok((listen(Use::Clients, it.listen)?, opening))
             })
             .collect::<Result<_, _>>()?;
-        let admin = settings.admin.map(|it| listen(it.listen)).transpose()?;
-        let system = |what| move |source| StartError::System { what, source };
+        let admin = settings
+            .admin
+            .map(|it| listen(Use::Admin, it.listen))
+            .transpose()?;
         let audit = Audit::start(&settings.audit.output, metrics.audit_lines_lost.clone())
             .map_err(system("the audit log"))?;
         let throttle =
@@ -172,6 +183,7 @@ impl Server {
             throttle,
             quota: Arc::new(quota),
             reloader,
+            inherited,
         })
     }
 
@@ -191,7 +203,8 @@ impl Server {
     }
 
     /// Serves until SIGTERM or SIGINT. After the first SIGTERM connections are accepted for `drain_delay`, then
-    /// requests in flight get `drain_timeout` to finish; a second signal ends at once. SIGHUP reloads.
+    /// requests in flight get `drain_timeout` to finish; a second signal ends at once. SIGHUP reloads, SIGQUIT lets
+    /// a new process take over.
     ///
     /// # Errors
     ///
@@ -204,7 +217,11 @@ impl Server {
             throttle,
             quota,
             reloader,
+            inherited,
         } = self;
+        let sockets = listeners.iter().map(|(it, _)| (Use::Clients, it));
+        let sockets = sockets.chain(admin.iter().map(|it| (Use::Admin, it)));
+        let sockets = Sockets::of(sockets).map_err(system("the listeners"))?;
         let audit = reloader.audit.clone();
         let ready = Arc::new(AtomicBool::new(true));
         let (stop, shutdown) = watch::channel(false);
@@ -235,8 +252,9 @@ impl Server {
             reload: reload.clone(),
             quota,
         };
+        let (admin_over, over) = watch::channel(false);
         if let Some(listener) = admin {
-            spawn_admin(listener, pages).map_err(system("the admin thread"))?;
+            spawn_admin(listener, pages, over).map_err(system("the admin thread"))?;
         }
         thread::Builder::new()
             .name("reload".to_owned())
@@ -252,10 +270,16 @@ impl Server {
             ready,
             stop,
             reload,
+            sockets,
+            admin_over,
         };
+        let threads = systemd::threads(&runtime);
         main.block_on(async {
             let signals = Signals::new().map_err(system("signal handlers"))?;
-            tracing::info!("ready");
+            tokio::spawn(systemd::watchdog(threads));
+            tracing::info!(process = std::process::id(), "ready");
+            systemd::ready();
+            inherited.ready();
             lifecycle.run(signals).await;
             Ok(())
         })?;
@@ -397,12 +421,16 @@ async fn accept(
     }
 }
 
-fn spawn_admin(listener: std::net::TcpListener, admin: Admin) -> io::Result<()> {
+fn spawn_admin(
+    listener: std::net::TcpListener,
+    admin: Admin,
+    over: watch::Receiver<bool>,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let serving = move || {
-        if let Err(fault) = runtime.block_on(admin::serve(listener, admin)) {
+        if let Err(fault) = runtime.block_on(admin::serve(listener, admin, over)) {
             tracing::error!(%fault, "the admin listener failed");
         }
     };

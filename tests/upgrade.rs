@@ -1,0 +1,142 @@
+//! A new process takes over on SIGQUIT, and nobody notices.
+
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::{Connection, Gatepost, Recorder, Setup, TRUSTED, get, inject, wait_for};
+
+/// The process that took over; ended with the test.
+struct Successor(u64);
+
+impl Successor {
+    fn of(gate: &Gatepost) -> Self {
+        let line =
+            gate.wait_log(|line| line["message"] == "a new gatepost is ready and takes over");
+        Self(line["process"].as_u64().unwrap())
+    }
+
+    fn signal(&self, name: &str) {
+        let _ = std::process::Command::new("kill")
+            .args([format!("-{name}"), self.0.to_string()])
+            .status();
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        self.signal("KILL");
+    }
+}
+
+/// SIGQUIT under load: clients that send all the time, on connections that are new and on those that are kept, and a probe. Not one
+/// request fails, nobody is refused, and the probe sees but 200. Then the new process stops like any other.
+#[test]
+fn a_new_process_takes_over_under_load_without_a_failed_request() {
+    let upstream = Recorder::start();
+    let mut gate = Setup::before(upstream.address).start();
+    let (address, admin) = (gate.address, gate.admin);
+    let over = AtomicBool::new(false);
+    let told = AtomicUsize::new(0);
+    let client = |pause: u64, most: usize| {
+        while !over.load(Ordering::SeqCst) {
+            let mut connection = Connection::open(address, TRUSTED);
+            for _ in 0..most {
+                connection.write(inject(""));
+                let reply = connection.reply().expect("an answer for every request");
+                assert_eq!(reply.status, 200);
+                if reply.header("connection") == Some("close") {
+                    told.fetch_add(1, Ordering::SeqCst);
+                    break;
+                }
+                if over.load(Ordering::SeqCst) {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(pause));
+            }
+        }
+    };
+    let probe = || {
+        while !over.load(Ordering::SeqCst) {
+            let mut connection = Connection::open(admin, TRUSTED);
+            connection.write(get("/readyz").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
+            assert_eq!(connection.reply().unwrap().status, 200);
+            thread::sleep(Duration::from_millis(2));
+        }
+    };
+    let successor = thread::scope(|scope| {
+        let (client, probe) = (&client, &probe);
+        let mut running = vec![scope.spawn(probe)];
+        for (pause, most) in [
+            (0, usize::MAX),
+            (0, usize::MAX),
+            (1, usize::MAX),
+            (20, usize::MAX),
+            (100, usize::MAX),
+            (0, 1),
+            (1, 3),
+        ] {
+            running.push(scope.spawn(move || client(pause, most)));
+        }
+        wait_for("some load", || upstream.requests() > 200);
+        gate.signal("QUIT");
+        let successor = Successor::of(&gate);
+        assert_eq!(gate.wait_exit(), Some(0));
+        let seen = upstream.requests();
+        wait_for("load on the new process", || {
+            upstream.requests() > seen + 200
+        });
+        over.store(true, Ordering::SeqCst);
+        for it in running {
+            it.join().unwrap();
+        }
+        successor
+    });
+    assert!(
+        told.load(Ordering::SeqCst) >= 5,
+        "those that keep connections are told to come again"
+    );
+    gate.wait_log(|line| line["message"] == "ready" && line["process"] == successor.0);
+    successor.signal("TERM");
+    wait_for("the new process to stop", || {
+        TcpStream::connect(address).is_err()
+    });
+}
+
+/// A new process that cannot start changes nothing, and the log says why. Where its configuration names another address, it
+/// listens there and not where the old one did.
+#[test]
+fn a_new_process_that_cannot_start_changes_nothing() {
+    let upstream = Recorder::start();
+    let mut gate = Setup::before(upstream.address)
+        .with("reload: { watch: off }")
+        .start();
+    let file = gate.folder().join("gatepost.yaml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{good}surprise: 1\n")).unwrap();
+    gate.signal("QUIT");
+    let line = gate.wait_log(|line| line["message"] == "the upgrade failed; this gatepost goes on");
+    let fault = line["fault"].as_str().unwrap();
+    assert!(fault.contains("unknown key `surprise`"), "{fault}");
+    assert_eq!(gate.send(TRUSTED, inject("")).unwrap().status, 200);
+    assert_eq!(gate.admin("/readyz").status, 200);
+    std::fs::write(&file, good.replacen("127.0.0.1:0", "127.0.0.2:0", 1)).unwrap();
+    gate.signal("QUIT");
+    let _successor = Successor::of(&gate);
+    assert_eq!(gate.wait_exit(), Some(0));
+    let line = gate.wait_log(|line| {
+        line["message"] == "listening"
+            && line["address"]
+                .as_str()
+                .is_some_and(|it| it.starts_with("127.0.0.2:"))
+    });
+    assert!(
+        TcpStream::connect(gate.address).is_err(),
+        "nobody listens there any more"
+    );
+    let address = line["address"].as_str().unwrap().parse().unwrap();
+    let mut connection = Connection::open(address, TRUSTED);
+    connection.write(inject(""));
+    assert_eq!(connection.reply().unwrap().status, 200);
+}
