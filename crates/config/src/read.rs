@@ -54,16 +54,7 @@ pub(crate) fn settings(
     let threads = root
         .optional("threads", value::integer(1..=1024_usize))
         .and_then(NonZeroUsize::new);
-    let drain_delay = root.or(
-        "drain_delay",
-        Duration::ZERO,
-        value::duration(Duration::ZERO..=HOUR),
-    );
-    let drain_timeout = root.or(
-        "drain_timeout",
-        Duration::from_secs(25),
-        value::duration(Duration::ZERO..=HOUR),
-    );
+    let (drain_delay, drain_timeout) = drain(&mut root);
     let throttle = throttle(&mut root, folder, &mut files);
     let message_rules = message_rules(&mut root);
     let quotas = quotas(root.section("quotas"), folder, &mut files);
@@ -107,6 +98,15 @@ pub(crate) fn settings(
         files,
         warnings,
     })
+}
+
+/// How long connections are accepted after SIGTERM, and how long requests may take then.
+fn drain(root: &mut Section<'_>) -> (Duration, Duration) {
+    let time = || value::duration(Duration::ZERO..=HOUR);
+    (
+        root.or("drain_delay", Duration::ZERO, time()),
+        root.or("drain_timeout", Duration::from_secs(25), time()),
+    )
 }
 
 /// The names under which the upstream learns something from gatepost.

@@ -53,6 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             headers: vec![("From".to_owned(), "me@example.com".to_owned())],
             fields: Vec::new(),
             size: 2000,
+            template: false,
         }),
         auth: Some(AuthInfo::basic("scott")?),
         http_auth: "scott".to_owned(),

@@ -260,10 +260,7 @@ impl Server {
             .name("reload".to_owned())
             .spawn(move || reloader.run(&wanted))
             .map_err(system("the reload thread"))?;
-        let main = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(system("the main runtime"))?;
+        let main = main_runtime().map_err(system("the main runtime"))?;
         let lifecycle = Lifecycle {
             connections,
             tracker,
@@ -287,6 +284,12 @@ impl Server {
         audit.flush();
         Ok(())
     }
+}
+
+fn main_runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 fn connections(
