@@ -256,10 +256,9 @@ impl Server {
         if let Some(listener) = admin {
             spawn_admin(listener, pages, over).map_err(system("the admin thread"))?;
         }
-        thread::Builder::new()
-            .name("reload".to_owned())
-            .spawn(move || reloader.run(&wanted))
-            .map_err(system("the reload thread"))?;
+        let reloading = thread::Builder::new().name("reload".to_owned());
+        let reloading = reloading.spawn(move || reloader.run(&wanted));
+        reloading.map_err(system("the reload thread"))?;
         let main = main_runtime().map_err(system("the main runtime"))?;
         let lifecycle = Lifecycle {
             connections,
