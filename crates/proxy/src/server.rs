@@ -225,10 +225,8 @@ impl Server {
         let audit = reloader.audit.clone();
         let ready = Arc::new(AtomicBool::new(true));
         let (stop, shutdown) = watch::channel(false);
-        let threads = reloader
-            .settings
-            .threads
-            .map_or_else(default_threads, NonZeroUsize::get);
+        let threads = reloader.settings.threads;
+        let threads = threads.map_or_else(default_threads, NonZeroUsize::get);
         let runtime = Runtime::new_no_steal(threads, "proxy");
         let connections = Arc::new(connections(
             &reloader,
