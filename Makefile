@@ -40,9 +40,9 @@ test: setup             ## every check that needs no other server
 # Of fail2ban only fail2ban-regex is used. /usr/sbin is where nginx and haproxy are, and not in everybody's PATH.
 .PHONY: integration
 integration: export PATH := $(PATH):/usr/sbin
-integration: setup      ## the tests that need redis-server, haproxy, nginx, fail2ban-regex, openssl (installed when missing)
+integration: setup      ## the tests that need redis-server, haproxy, nginx, fail2ban-regex, openssl, slowhttptest (installed when missing)
 	@missing=(); \
-	for tool in redis-server haproxy nginx openssl; do command -v $$tool >/dev/null || missing+=($$tool); done; \
+	for tool in redis-server haproxy nginx openssl slowhttptest; do command -v $$tool >/dev/null || missing+=($$tool); done; \
 	command -v fail2ban-regex >/dev/null || missing+=(fail2ban); \
 	if [ $${#missing[@]} -eq 0 ]; then exit 0; fi; \
 	if ! command -v apt-get >/dev/null; then \

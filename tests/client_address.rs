@@ -17,12 +17,7 @@ fn behind_proxy(upstream: &Recorder) -> Gatepost {
 
 /// What the upstream was told last.
 fn told(upstream: &Recorder, name: &str) -> Option<String> {
-    let text = upstream.text();
-    let lines = text.lines().rev();
-    let mut values = lines.filter_map(|line| line.split_once(": "));
-    values
-        .find(|(key, _)| key.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.to_owned())
+    upstream.told(name)
 }
 
 fn v2(command: u8, family: u8, announced: u16, rest: &[u8]) -> Vec<u8> {

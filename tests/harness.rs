@@ -626,6 +626,7 @@ pub(crate) fn inject(headers: &str) -> String {
 pub(crate) struct Recorder {
     pub(crate) address: SocketAddr,
     received: Arc<Mutex<Vec<Vec<u8>>>>,
+    heads: Arc<Mutex<Vec<String>>>,
 }
 
 /// What an upstream does once it has read a whole request. Gives false to close the connection.
@@ -668,6 +669,12 @@ impl Recorder {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let received: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let heads: Arc<Mutex<Vec<String>>> = Arc::default();
+        let noted = heads.clone();
+        let behaviour = move |stream: &mut TcpStream, seen: &Seen| {
+            noted.lock().unwrap().push(seen.head.clone());
+            behaviour(stream, seen)
+        };
         let behaviour: Arc<Behaviour> = Arc::new(behaviour);
         let keep = received.clone();
         thread::spawn(move || {
@@ -681,7 +688,20 @@ impl Recorder {
                 thread::spawn(move || converse(stream, &keep, index, &*behaviour));
             }
         });
-        Self { address, received }
+        Self {
+            address,
+            received,
+            heads,
+        }
+    }
+
+    /// The value of a header of the request that came last, whatever the connection.
+    pub(crate) fn told(&self, name: &str) -> Option<String> {
+        let heads = self.heads.lock().unwrap();
+        let mut lines = heads.last()?.lines().filter_map(|it| it.split_once(": "));
+        lines
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.to_owned())
     }
 
     /// Every byte, connection by connection.

@@ -13,4 +13,5 @@ mod program;
 mod quota;
 mod redis;
 mod signature;
+mod slow;
 mod throttle;
