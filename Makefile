@@ -79,6 +79,6 @@ FUZZ_SECONDS ?= 60
 
 .PHONY: fuzz
 fuzz: setup             ## mutated bodies for the readers, FUZZ_SECONDS (60) for each format
-	@for format in kumomta zonemta rfc822; do \
+	@for format in kumomta zonemta rfc822 zonemta_raw; do \
 	  cargo run --quiet --locked --release --package gatepost-message --example fuzz_bodies -- $$format $(FUZZ_SECONDS); \
 	done

@@ -48,6 +48,7 @@ fn route(section: &mut Section<'_>) -> Option<Route> {
         ("kumomta", Format::KumoMta),
         ("zonemta", Format::ZoneMta),
         ("rfc822", Format::Rfc822),
+        ("zonemta_raw", Format::ZoneMtaRaw),
     ];
     let format = section.optional("message_format", |node| {
         Ok((value::word(&formats)(node)?, node.place))

@@ -1,5 +1,5 @@
 //! Throws mutated bodies at the readers: `fuzz_bodies FORMAT [SECONDS]`, with FORMAT one of `kumomta`, `zonemta`,
-//! `rfc822`. Part of `make fuzz`. Not cargo-fuzz, which needs a nightly compiler.
+//! `rfc822`, `zonemta_raw`. Part of `make fuzz`. Not cargo-fuzz, which needs a nightly compiler.
 //!
 //! A finding is a panic, memory that grows out of proportion, or a body of KumoMTA that is accepted but in which another
 //! reader sees another sender, other recipients or another From. It is printed with the seed, which `FUZZ_SEED` repeats.
@@ -33,7 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some("kumomta") => Format::KumoMta,
         Some("zonemta") => Format::ZoneMta,
         Some("rfc822") => Format::Rfc822,
-        _ => return Err("usage: fuzz_bodies kumomta|zonemta|rfc822 [SECONDS]".into()),
+        Some("zonemta_raw") => Format::ZoneMtaRaw,
+        _ => return Err("usage: fuzz_bodies kumomta|zonemta|rfc822|zonemta_raw [SECONDS]".into()),
     };
     let seconds = arguments.next().map_or(Ok(60), |it| it.parse())?;
     let seed = match env::var("FUZZ_SEED") {
@@ -192,6 +193,11 @@ const RFC822: &[&str] = &[
     "from:a@example.com\nTo: undisclosed:;\n\n",
 ];
 
+const ZONEMTA_RAW: &[&str] = &[
+    "From: \"A, b\" <a@example.com>\r\nTo: c@example.net,\r\n D <d@example.com>\r\nSubject: a\r\n\r\nhello",
+    "from:a@example.com\nSender: =?utf-8?Q?A?= <a@example.com>\nbcc: c@example.net\n\n",
+];
+
 /// What faults are made of.
 const WORDS: &[&str] = &[
     "From: e@x.example",
@@ -245,6 +251,7 @@ fn seeds(format: Format) -> &'static [&'static str] {
         Format::KumoMta => KUMOMTA,
         Format::ZoneMta => ZONEMTA,
         Format::Rfc822 => RFC822,
+        Format::ZoneMtaRaw => ZONEMTA_RAW,
     }
 }
 
@@ -327,8 +334,10 @@ fn headers_for(format: Format, coding: Coding, random: &mut Random) -> HeaderMap
             drop(headers.insert("content-encoding", HeaderValue::from_static("deflate")));
         }
     }
-    if format == Format::Rfc822 {
+    if matches!(format, Format::Rfc822 | Format::ZoneMtaRaw) {
         headers.insert("content-type", HeaderValue::from_static("message/rfc822"));
+    }
+    if format == Format::Rfc822 {
         for (name, value) in [
             ("x-envelope-from", "<b@example.com>"),
             ("x-envelope-to", "c@example.net, <d@example.net>"),

@@ -1,4 +1,4 @@
-//! The addresses of `From` (RFC 5322 §3.6.2).
+//! The addresses of `From` (RFC 5322 §3.6.2), and of other headers that hold a list of them.
 //!
 //! Mail parsers differ about everything here that is not plain, and the one behind gatepost is not known. So three have
 //! to agree: a strict look at the shape, and two parsers by different people. mail-parser reads forgivingly, as mailers
@@ -33,15 +33,32 @@ pub(crate) fn read(headers: &[Header]) -> Result<Vec<Address>, MessageFault> {
 
 /// The addresses of a value of `From`, at least one.
 pub(crate) fn addresses(value: &str) -> Result<Vec<Address>, MessageFault> {
+    list(value).map_err(|unread| match unread {
+        Unread::TooLong => MessageFault::too_large("From is too long"),
+        Unread::TwoWays => MessageFault::ambiguous("From can be read in two ways"),
+    })
+}
+
+/// Why addresses are not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// The header is longer than is read.
+    TooLong,
+    /// The readers disagree, or it is of a shape that is not taken.
+    TwoWays,
+}
+
+/// The addresses of a header that holds a list of them, at least one.
+pub(crate) fn list(value: &str) -> Result<Vec<Address>, Unread> {
     if value.len() > LONGEST {
-        return Err(MessageFault::too_large("From is too long"));
+        return Err(Unread::TooLong);
     }
     let count = Shape::count(value);
     let one = by_mail_parser(value);
     let other = by_mailparse(value);
     match (count, one, other) {
         (Some(count), Some(one), Some(other)) if count == one.len() && one == other => Ok(one),
-        _ => Err(MessageFault::ambiguous("From can be read in two ways")),
+        _ => Err(Unread::TwoWays),
     }
 }
 

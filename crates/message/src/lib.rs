@@ -7,6 +7,7 @@
 //! Pure functions and values: no I/O, no clock, no Lua, no proxy library.
 
 mod address;
+mod encoded_word;
 mod encoding;
 mod fault;
 mod from;
@@ -19,6 +20,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod zonemta;
+mod zonemta_raw;
 
 pub use address::{Address, AddressFault};
 pub use fault::{FaultKind, MessageFault};
@@ -48,6 +50,7 @@ pub fn read(
         Format::KumoMta => kumomta::read(&request),
         Format::ZoneMta => zonemta::read(&request),
         Format::Rfc822 => rfc822::read(&request),
+        Format::ZoneMtaRaw => zonemta_raw::read(&request),
     }
 }
 
@@ -66,9 +69,12 @@ pub enum Format {
     KumoMta,
     /// `ZoneMTA`'s `POST /send`: JSON with an `envelope`.
     ZoneMta,
-    /// The message itself (`message/rfc822`), its envelope in the headers `X-Envelope-From` and `X-Envelope-To`, as
-    /// `ZoneMTA`'s `POST /send-raw` takes it.
+    /// The message itself (`message/rfc822`), its envelope in the headers `X-Envelope-From` and `X-Envelope-To` of the
+    /// request.
     Rfc822,
+    /// `ZoneMTA`'s `POST /send-raw`: the message itself (`message/rfc822`), of whose `From`, `To`, `Cc` and `Bcc` the MTA
+    /// makes the envelope.
+    ZoneMtaRaw,
 }
 
 /// How much is read.

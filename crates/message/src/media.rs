@@ -15,7 +15,7 @@ pub(crate) fn check(format: Format, headers: &HeaderMap) -> Result<(), MessageFa
             false,
             "the Content-Type has to be application/json in UTF-8",
         ),
-        Format::Rfc822 => (
+        Format::Rfc822 | Format::ZoneMtaRaw => (
             &["message/rfc822"],
             true,
             "the Content-Type has to be message/rfc822",
@@ -79,9 +79,11 @@ mod tests {
             check(format, &["application/json", "application/json"], false);
             check(format, &["application/json, application/json"], false);
         }
-        check(Format::Rfc822, &["message/rfc822"], true);
-        check(Format::Rfc822, &[], false);
-        check(Format::Rfc822, &["application/json"], false);
-        check(Format::Rfc822, &["message/rfc822; charset=latin1"], false);
+        for format in [Format::Rfc822, Format::ZoneMtaRaw] {
+            check(format, &["message/rfc822"], true);
+            check(format, &[], false);
+            check(format, &["application/json"], false);
+            check(format, &["message/rfc822; charset=latin1"], false);
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The message as it is, its envelope in the headers of the request: `ZoneMTA`'s `POST /send-raw`.
+//! The message as it is, its envelope in the headers `X-Envelope-From` and `X-Envelope-To` of the request, for APIs that
+//! read these. `ZoneMTA` does not; see `zonemta_raw.rs`.
 
 use http::HeaderMap;
 
@@ -62,7 +63,7 @@ fn recipients(headers: &HeaderMap, most: usize) -> Result<Vec<Address>, MessageF
     Ok(recipients)
 }
 
-/// With or without angle brackets. Not with a quoted user, which may hold a comma, and which `ZoneMTA` reads in its own way.
+/// With or without angle brackets. Not with a quoted user, which may hold a comma, and which many read in their own way.
 fn address(text: &str) -> Result<Address, AddressFault> {
     let text = text.trim();
     let inside = text.strip_prefix('<').and_then(|it| it.strip_suffix('>'));

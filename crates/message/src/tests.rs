@@ -16,8 +16,10 @@ const LIMITS: Limits = Limits {
 
 fn headers_for(format: Format) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    if format == Format::Rfc822 {
+    if matches!(format, Format::Rfc822 | Format::ZoneMtaRaw) {
         headers.insert("content-type", "message/rfc822".parse().unwrap());
+    }
+    if format == Format::Rfc822 {
         headers.insert("x-envelope-from", "b@example.com".parse().unwrap());
         headers.insert("x-envelope-to", "c@example.net".parse().unwrap());
     }

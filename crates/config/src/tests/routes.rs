@@ -6,6 +6,7 @@ use super::{MINIMAL, check, faults};
 use crate::parse;
 use gatepost_auth::Origin;
 use gatepost_auth::path::Target;
+use gatepost_message::Format;
 use http::Method;
 
 #[test]
@@ -102,6 +103,22 @@ fn a_route_that_can_never_match_is_a_fault() {
     ] {
         let text = two(first, second);
         assert!(parse(&text, Path::new("x")).is_ok(), "{first} {second}");
+    }
+}
+
+#[test]
+fn formats_of_messages() {
+    for (word, format) in [
+        ("kumomta", Format::KumoMta),
+        ("zonemta", Format::ZoneMta),
+        ("zonemta_raw", Format::ZoneMtaRaw),
+        ("rfc822", Format::Rfc822),
+    ] {
+        let more = format!("[authenticated], message_policy: true, message_format: {word}");
+        let text = MINIMAL.replacen("[authenticated]", &more, 1);
+        let settings = parse(&text, Path::new("x.yaml")).unwrap();
+        let route = settings.gate.routes.iter().next().unwrap();
+        assert_eq!(route.message, Some(format), "{word}");
     }
 }
 

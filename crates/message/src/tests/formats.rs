@@ -426,3 +426,107 @@ fn rfc822() {
         );
     }
 }
+
+/// `ZoneMTA`'s raw API: the envelope is what the message says.
+#[test]
+fn zonemta_raw() {
+    for (text, expected) in [
+        (
+            "From: a@example.com\r\nTo: c@example.net\r\n\r\nBcc: e@x.example\r\n",
+            "a@example.com -> c@example.net | a@example.com",
+        ),
+        (
+            "bcc: d@example.net\nFROM: \"A, B\" <a@Example.com>\nCC: F <f@g.h>,\n i@j.k\nto: c@example.net\n\n",
+            "a@example.com -> c@example.net f@g.h i@j.k d@example.net | a@example.com",
+        ),
+        (
+            "From: =?utf-8?Q?J=C3=BCrgen?= <a@example.com>\nSender: A <a@example.com>\nBcc: c@d.e\n\n",
+            "a@example.com -> c@d.e | a@example.com",
+        ),
+        (
+            "From: J\u{fc}rgen <a@example.com>\nReply-To: r@x.example\nTo: c@d.e, c@d.e\n\n",
+            "a@example.com -> c@d.e c@d.e | a@example.com",
+        ),
+    ] {
+        let message = read(Format::ZoneMtaRaw, text.as_bytes());
+        assert_eq!(
+            message.as_ref().map(told).as_deref(),
+            Ok(expected),
+            "{text}"
+        );
+    }
+    // Headers of the request say nothing here.
+    let mut headers = headers_for(Format::ZoneMtaRaw);
+    headers.insert("x-envelope-from", "e@x.example".parse().unwrap());
+    headers.insert("x-envelope-to", "e@x.example".parse().unwrap());
+    let none = b"From: a@b.c\n\n";
+    let fault = crate::read(Format::ZoneMtaRaw, &headers, none, &LIMITS).unwrap_err();
+    assert_eq!(fault.kind, Malformed);
+    let one = b"From: a@b.c\nTo: c@d.e\n\n";
+    let message = crate::read(Format::ZoneMtaRaw, &headers, one, &LIMITS).unwrap();
+    assert_eq!(told(&message), "a@b.c -> c@d.e | a@b.c");
+}
+
+const ZONEMTA_RAW: &[(&str, FaultKind)] = &[
+    ("To: c@d.e\n\n", Ambiguous),
+    ("Sender: a@b.c\nTo: c@d.e\n\n", Ambiguous),
+    ("From: a@b.c, f@g.h\nTo: c@d.e\n\n", Ambiguous),
+    ("From: a@b.c\nfrom: a@b.c\nTo: c@d.e\n\n", Ambiguous),
+    ("From: <>\nTo: c@d.e\n\n", Ambiguous),
+    ("From: a@b.c\n\nTo: c@d.e\n\n", Malformed),
+    ("From: a@b.c\nTo:\n\n", Ambiguous),
+    ("From: a@b.c\nSender: f@b.c\nTo: c@d.e\n\n", Ambiguous),
+    ("From: a@b.c\nSender: f@g.h\nTo: c@d.e\n\n", Ambiguous),
+    (
+        "From: a@b.c\nSender: a@b.c\nSender: a@b.c\nTo: c@d.e\n\n",
+        Ambiguous,
+    ),
+    (
+        "From: a@b.c\nSender: a@b.c, f@g.h\nTo: c@d.e\n\n",
+        Ambiguous,
+    ),
+    ("From: a@b.c\nTo: c@d.e\nTO: f@g.h\n\n", Ambiguous),
+    ("From: a@b.c\nCc: c@d.e\nCc: f@g.h\n\n", Ambiguous),
+    ("From: a@b.c\nBcc: c@d.e\nBcc: f@g.h\n\n", Ambiguous),
+    ("From: a@b.c\nTo: c@d.e\nResent-To: f@g.h\n\n", Ambiguous),
+    ("From: a@b.c\nTo: c@d.e\nrESENT-x: y\n\n", Ambiguous),
+    ("From: a@b.c\nTo: g: c@d.e, f@g.h;\n\n", Ambiguous),
+    ("From: a@b.c\nTo: undisclosed:;\nBcc: c@d.e\n\n", Ambiguous),
+    ("From: a@b.c\nCc: <@x.example:c@d.e>\n\n", Ambiguous),
+    ("From: a@b.c\nBcc: e@x.example <c@d.e>\n\n", Ambiguous),
+    ("From: a@b.c\nTo: c@d.e; f@g.h\n\n", Ambiguous),
+    ("From: a@b.c\nTo: \"c d\"@e.f\n\n", Ambiguous),
+    // What ZoneMTA's own parsers would find another recipient in.
+    (
+        "From: a@b.c\nTo: X (a (b), e@x.example, c) <c@d.e>\n\n",
+        Ambiguous,
+    ),
+    (
+        "From: a@b.c\nTo: X (a \\), e@x.example, b) <c@d.e>\n\n",
+        Ambiguous,
+    ),
+    (
+        "From: a@b.c\nTo: \"a\\\\\" <c@d.e>, \"b\" <f@g.h>\n\n",
+        Ambiguous,
+    ),
+    (
+        "From: a@b.c\nTo: =?utf-8?Q?e=40x.example=2C?= <c@d.e>\n\n",
+        Ambiguous,
+    ),
+    (
+        "From: a@b.c\nTo: \"=?utf-8?Q?=22=2C_e=40x.example=2C=22?=\" <c@d.e>\n\n",
+        Ambiguous,
+    ),
+    (
+        "From: =?utf-8?Q?e=40x.example=2C?= <a@b.c>\nTo: c@d.e\n\n",
+        Ambiguous,
+    ),
+    ("From: a@b.c\nTo: c@m\u{fc}ller.example\n\n", Ambiguous),
+];
+
+#[test]
+fn zonemta_raw_refused() {
+    for (text, kind) in ZONEMTA_RAW {
+        refused(Format::ZoneMtaRaw, text, *kind, None);
+    }
+}

@@ -56,7 +56,12 @@ fn oversized_and_bombs() {
         zlib.write_all(&large).unwrap();
     }
     let (gzip, zlib) = (gzip.finish().unwrap(), zlib.finish().unwrap());
-    for format in [Format::KumoMta, Format::ZoneMta, Format::Rfc822] {
+    for format in [
+        Format::KumoMta,
+        Format::ZoneMta,
+        Format::Rfc822,
+        Format::ZoneMtaRaw,
+    ] {
         refused(format, &large, TooLarge, None);
         for (coding, body, kind) in [
             ("gzip", &gzip, TooLarge),
@@ -106,6 +111,24 @@ fn ten_thousand_recipients() {
     let to: Vec<_> = (0..10_001).map(|it| format!("c{it}@example.net")).collect();
     let body = json!({"envelope": {"from": "", "to": to}, "from": "a@b.c"}).to_string();
     refused(Format::ZoneMta, body, TooLarge, Some("/envelope/to"));
+    let short: Vec<_> = (0..10_001).map(|it| format!("{it}@x.y")).collect();
+    // A header is no longer than 64 KiB, so that many stand in two.
+    let (some, more) = short.split_at(6_000);
+    let limits = Limits {
+        max_header_bytes: 256 << 10,
+        ..LIMITS
+    };
+    let raw = |more: &[String]| {
+        let (some, more) = (some.join(","), more.join(","));
+        let text = format!("From: a@b.c\nTo: {some}\nBcc: {more}\n\n");
+        let headers = headers_for(Format::ZoneMtaRaw);
+        crate::read(Format::ZoneMtaRaw, &headers, text.as_bytes(), &limits)
+    };
+    assert_eq!(raw(&more[1..]).unwrap().recipients.len(), 10_000);
+    assert_eq!(
+        raw(more).unwrap_err().words,
+        "there are too many recipients"
+    );
     let mut headers = headers_for(Format::Rfc822);
     headers.insert("x-envelope-to", to.join(",").parse().unwrap());
     let fault = crate::read(Format::Rfc822, &headers, b"", &LIMITS).unwrap_err();
@@ -185,6 +208,7 @@ fn from_in_every_format() {
         ("e@x.example\r\n <a@example.com>", None),
     ] {
         let text = format!("From: {value}\r\n\r\nhello");
+        let addressed = format!("To: c@d.e\r\n{text}");
         let kumo =
             json!({"envelope_sender": "", "recipients": [{"email": "c@d.e"}], "content": text});
         let zone = json!({"envelope": {"from": "", "to": "c@d.e"}, "raw": text});
@@ -192,7 +216,12 @@ fn from_in_every_format() {
             (Format::KumoMta, kumo.to_string()),
             (Format::ZoneMta, zone.to_string()),
             (Format::Rfc822, text),
+            (Format::ZoneMtaRaw, addressed),
         ] {
+            // Comments are too much for ZoneMTA.
+            if format == Format::ZoneMtaRaw && value.contains('(') {
+                continue;
+            }
             let from = read(format, body.as_bytes()).map(|it| it.from);
             match (from, address) {
                 (Ok(from), Some(address)) => assert_eq!(from[0].email(), address),

@@ -29,6 +29,10 @@ fn seeds() -> Vec<(Format, Vec<u8>)> {
         (Format::KumoMta, parts.to_string().into_bytes()),
         (Format::ZoneMta, zone.to_string().into_bytes()),
         (Format::Rfc822, text.as_bytes().to_vec()),
+        (
+            Format::ZoneMtaRaw,
+            format!("To: c@example.net\r\n{text}").into_bytes(),
+        ),
     ]
 }
 
@@ -42,7 +46,7 @@ fn the_seeds_are_good() {
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(body in any::<Vec<u8>>()) {
-        for format in [Format::KumoMta, Format::ZoneMta, Format::Rfc822] {
+        for format in [Format::KumoMta, Format::ZoneMta, Format::Rfc822, Format::ZoneMtaRaw] {
             let _ = read(format, &body);
             for coding in ["gzip", "deflate"] {
                 let mut headers = headers_for(format);
@@ -54,7 +58,7 @@ proptest! {
 
     #[test]
     fn mutations_are_read_or_refused(
-        seed in 0_usize..4,
+        seed in 0_usize..5,
         changes in prop::collection::vec((any::<usize>(), any::<u8>()), 1..6),
         cut in any::<usize>(),
     ) {
