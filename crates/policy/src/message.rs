@@ -52,7 +52,9 @@ pub enum MessageJudgement {
     },
     /// The policy has no handler for messages.
     NoHandler,
-    /// The handler raised an error, or ran out of memory. Why is in the log, without what the message says.
+    /// The handler raised an error, or ran out of memory. Why is in the log: the first 1024 bytes of the error, with the
+    /// message's addresses, their users and domains, and its header values taken out where they stand as they are and are
+    /// not shorter than three bytes. What a handler made of them, such as a part or other letters, stays.
     Failed,
     /// The deadline passed.
     TimedOut,
