@@ -1,6 +1,8 @@
 //! The admin listener, as Prometheus and the kubelet see it.
 
-use crate::harness::{STRANGER, Setup, TRUSTED, basic, get, inject};
+use crate::harness::{
+    Connection, Gatepost, Reply, STRANGER, Setup, TRUSTED, basic, get, inject, run, wait_for,
+};
 
 #[test]
 fn metrics_count_what_happened() {
@@ -98,4 +100,172 @@ fn probes_answer_and_unlisted_pages_do_not_exist() {
     assert_eq!(gate.admin("/").status, 404);
     // Nor are the admin pages to be had from outside.
     assert_eq!(gate.send(TRUSTED, get("/metrics")).unwrap().status, 404);
+}
+
+/// One request to the admin listener, with these header lines beside its length.
+fn ask(gate: &Gatepost, method: &str, path: &str, headers: &str, body: &str) -> Reply {
+    let mut connection = Connection::open(gate.admin, TRUSTED);
+    connection.write(format!(
+        "{method} {path} HTTP/1.1\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+        body.len()
+    ));
+    connection.reply().unwrap()
+}
+
+/// With a token, nobody else reads or changes anything; probes need none.
+#[test]
+fn everything_but_probes_needs_the_token() {
+    let gate = Setup::demo()
+        .with("admin.token: { file: token }")
+        .file("token", "correct-horse-battery\n")
+        .start();
+    for probe in ["/livez", "/readyz"] {
+        assert_eq!(gate.admin(probe).status, 200);
+    }
+    let good = "Authorization: Bearer correct-horse-battery\r\n";
+    for (method, path) in [
+        ("GET", "/metrics"),
+        ("POST", "/reload"),
+        ("GET", "/log"),
+        ("PUT", "/log"),
+        ("GET", "/quota/scott"),
+        ("DELETE", "/quota/scott"),
+    ] {
+        let status = |headers: &str| {
+            let headers = format!("Host: gatepost.mail.svc\r\n{headers}");
+            let reply = ask(&gate, method, path, &headers, "info");
+            assert_eq!(
+                reply.status == 401,
+                reply.header("www-authenticate").is_some()
+            );
+            reply.status
+        };
+        assert_eq!(status(good), 200, "{method} {path}");
+        for bad in [
+            "",
+            "Authorization: Bearer correct-horse-batterx\r\n",
+            "Authorization: Bearer correct-horse\r\n",
+            "Authorization: Bearer\r\n",
+            "Authorization: Basic correct-horse-battery\r\n",
+            &good.repeat(2),
+        ] {
+            assert_eq!(status(bad), 401, "{method} {path} {bad}");
+        }
+    }
+    // The token that the command line finds in the configuration.
+    let yaml = std::fs::read_to_string(gate.folder().join("gatepost.yaml")).unwrap();
+    let (first, last) = yaml.split_once("admin:\n  listen: 127.0.0.1:0").unwrap();
+    let yaml = format!("{first}admin:\n  listen: {}{last}", gate.admin);
+    std::fs::write(gate.folder().join("quota.yaml"), yaml).unwrap();
+    let arguments = ["quota", "--config", "quota.yaml", "scott"];
+    let (status, out, err) = run(&arguments, gate.folder());
+    assert_eq!(
+        (status, out.as_str()),
+        (Some(0), "no quotas are configured\n"),
+        "{err}"
+    );
+    // A new one counts after a reload, as secrets do.
+    std::fs::write(gate.folder().join("token"), "another-horse-battery").unwrap();
+    assert_eq!(
+        ask(&gate, "POST", "/reload", &format!("Host: a\r\n{good}"), "").status,
+        200
+    );
+    assert_eq!(
+        ask(&gate, "POST", "/reload", &format!("Host: a\r\n{good}"), "").status,
+        401
+    );
+}
+
+/// The attack: a page in a browser on the same host. It can send anything to loopback, under a name of its own (DNS rebinding) or as a
+/// form to another origin; what it cannot do is leave out Host or lie about Origin.
+#[test]
+fn a_page_in_a_browser_changes_nothing() {
+    let gate = Setup::demo().start();
+    let port = gate.admin.port();
+    for (headers, status) in [
+        (format!("Host: 127.0.0.1:{port}\r\n"), 200),
+        (format!("Host: [::1]:{port}\r\n"), 200),
+        ("Host: LOCALHOST\r\n".to_owned(), 200),
+        (
+            format!("Host: localhost:{port}\r\nOrigin: http://localhost:{port}\r\n"),
+            200,
+        ),
+        (format!("Host: rebound.example:{port}\r\n"), 403),
+        ("Host: localhost.example\r\n".to_owned(), 403),
+        ("Host: 127.0.0.1.example\r\n".to_owned(), 403),
+        (
+            format!("Host: localhost:{port}\r\nOrigin: http://evil.example\r\n"),
+            403,
+        ),
+        (format!("Host: localhost:{port}\r\nOrigin: null\r\n"), 403),
+        (
+            format!("Host: localhost:{port}\r\nOrigin: http://localhost:1\r\n"),
+            403,
+        ),
+    ] {
+        for (method, path) in [
+            ("POST", "/reload"),
+            ("PUT", "/log"),
+            ("DELETE", "/quota/scott"),
+        ] {
+            let reply = ask(&gate, method, path, &headers, "info");
+            assert_eq!(reply.status, status, "{method} {path} {headers}");
+        }
+    }
+    for path in ["/reload", "/log?level=debug"] {
+        let reply = gate.admin(path);
+        assert!(
+            reply.status == 405 || reply.text() == "info\n",
+            "GET changes nothing"
+        );
+    }
+}
+
+/// The level changes while requests go on, and a reload takes it back to what the file says.
+#[test]
+fn the_log_level_is_changed_while_it_runs() {
+    let gate = Setup::demo().with("reload: { watch: off }").start();
+    let put = |level: &str| ask(&gate, "PUT", "/log", "Host: localhost\r\n", level);
+    let request = |path: &str| assert_eq!(gate.send(TRUSTED, get(path)).unwrap().status, 404);
+    assert_eq!(gate.admin("/log").text(), "info\n");
+    assert_eq!(put("error\n").text(), "error\n");
+    request("/a");
+    assert_eq!(gate.admin("/log").text(), "error\n");
+    let reply = put("loud");
+    assert_eq!(reply.status, 422);
+    assert!(
+        reply.text().contains("error, warn, info, debug and trace"),
+        "{}",
+        reply.text()
+    );
+    assert_eq!(put("info").status, 200);
+    request("/b");
+    gate.wait_log(|line| line["message"] == "request");
+    assert_eq!(put("error").status, 200);
+    assert_eq!(
+        ask(&gate, "POST", "/reload", "Host: localhost\r\n", "").status,
+        200
+    );
+    assert_eq!(gate.admin("/log").text(), "info\n");
+    request("/c");
+    let written = || gate.logged().matches("\"message\":\"request\"").count();
+    wait_for("the line of the last", || written() >= 2);
+    assert_eq!(written(), 2, "none of the first");
+}
+
+/// The need: a log that nobody reads (a pipe into a logger that hangs) does not stop the proxy.
+#[test]
+fn a_log_that_nobody_reads_holds_up_no_request() {
+    let gate = Setup::demo().with("log: { level: trace }").unread().start();
+    let lost = || gate.metric("gatepost_log_lines_lost_total");
+    let mut connection = gate.connect(TRUSTED);
+    let mut count = 0;
+    while lost() == 0.0 {
+        for _ in 0..500 {
+            connection.write(get("/nowhere"));
+            assert_eq!(connection.reply().unwrap().status, 404);
+        }
+        count += 500;
+        assert!(count < 100_000, "lines have to be lost at some time");
+    }
 }

@@ -45,6 +45,15 @@ pub(crate) struct Setup {
     extra: String,
     files: Vec<(String, String)>,
     environment: Vec<(String, String)>,
+    reader: Reader,
+}
+
+/// What becomes of the log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    Follows,
+    /// Nobody reads on once gatepost is ready; the pipe stays open.
+    FallsAsleep,
 }
 
 /// Everything that the tests ask for unless they say otherwise.
@@ -72,6 +81,7 @@ impl Setup {
             extra: String::new(),
             files: Vec::new(),
             environment: Vec::new(),
+            reader: Reader::Follows,
         }
     }
 
@@ -93,6 +103,12 @@ impl Setup {
         self
     }
 
+    /// With nobody who reads its log once it is ready.
+    pub(crate) fn unread(mut self) -> Self {
+        self.reader = Reader::FallsAsleep;
+        self
+    }
+
     /// With these routes instead of the usual ones.
     pub(crate) fn routes(mut self, yaml: &str) -> Self {
         yaml.clone_into(&mut self.routes);
@@ -106,15 +122,18 @@ impl Setup {
         self
     }
 
-    /// The YAML as it is written; lines given to [`Setup::with`] that begin with `policy.`, `upstream.` or
+    /// The YAML as it is written; lines given to [`Setup::with`] that begin with `policy.`, `upstream.`, `admin.` or
     /// `listener.` go there.
     fn yaml(&self) -> String {
-        let [mut policy, mut upstream, mut listener, mut rest] = [const { String::new() }; 4];
+        let [mut policy, mut upstream, mut listener, mut admin, mut rest] =
+            [const { String::new() }; 5];
         for line in self.extra.lines() {
             if let Some(line) = line.strip_prefix("listener.") {
                 let _ = writeln!(listener, "    {line}");
             } else if let Some(line) = line.strip_prefix("policy.") {
                 let _ = writeln!(policy, "  {line}");
+            } else if let Some(line) = line.strip_prefix("admin.") {
+                let _ = writeln!(admin, "  {line}");
             } else if let Some(line) = line.strip_prefix("upstream.") {
                 let _ = writeln!(upstream, "  {line}");
             } else {
@@ -127,7 +146,7 @@ impl Setup {
             "trusted_hosts: [127.0.0.1]\n"
         };
         format!(
-            "listeners:\n  - listen: 127.0.0.1:0\n{listener}upstream:\n  address: {}\n{upstream}{trusted}policy:\n  file: policy.lua\n{policy}routes:{}admin:\n  listen: 127.0.0.1:0\n{rest}",
+            "listeners:\n  - listen: 127.0.0.1:0\n{listener}upstream:\n  address: {}\n{upstream}{trusted}policy:\n  file: policy.lua\n{policy}routes:{}admin:\n  listen: 127.0.0.1:0\n{admin}{rest}",
             self.upstream, self.routes
         )
     }
@@ -140,7 +159,7 @@ impl Setup {
         for (name, content) in &self.files {
             write(folder.path(), name, content);
         }
-        Gatepost::start(folder, &self.environment)
+        Gatepost::start(folder, &self.environment, self.reader)
     }
 }
 
@@ -155,7 +174,7 @@ pub(crate) struct Gatepost {
 }
 
 impl Gatepost {
-    fn start(folder: tempfile::TempDir, environment: &[(String, String)]) -> Self {
+    fn start(folder: tempfile::TempDir, environment: &[(String, String)], reader: Reader) -> Self {
         let mut child = Command::new(BINARY)
             .args(["run", "--config"])
             .arg(folder.path().join("gatepost.yaml"))
@@ -164,7 +183,7 @@ impl Gatepost {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = Log::follow(child.stderr.take().unwrap());
+        let log = Log::follow(child.stderr.take().unwrap(), reader);
         let address = log.wait(|line| line["message"] == "listening")["address"].clone();
         let admin = log.wait(|line| line["message"] == "admin listening")["address"].clone();
         log.wait(|line| line["message"] == "ready");
@@ -355,13 +374,18 @@ struct LogState {
 }
 
 impl Log {
-    fn follow(from: impl io::Read + Send + 'static) -> Self {
+    fn follow(from: impl io::Read + Send + 'static, reader: Reader) -> Self {
         let log = Self(Arc::default());
         let writer = log.clone();
         thread::spawn(move || {
-            for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let mut lines = BufReader::new(from).lines();
+            for line in lines.by_ref().map_while(Result::ok) {
+                let asleep = reader == Reader::FallsAsleep && line.contains("\"ready\"");
                 writer.0.0.lock().unwrap().lines.push(line);
                 writer.0.1.notify_all();
+                if asleep {
+                    return std::mem::forget(lines);
+                }
             }
             writer.0.0.lock().unwrap().ended = true;
             writer.0.1.notify_all();

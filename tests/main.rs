@@ -30,4 +30,5 @@ mod startup;
 mod systemd;
 mod throttle;
 mod tidy;
+mod trace;
 mod upgrade;

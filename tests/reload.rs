@@ -19,7 +19,7 @@ fn calls_everybody(name: &str) -> String {
 
 fn reload(gate: &Gatepost) -> crate::harness::Reply {
     let mut connection = Connection::open(gate.admin, TRUSTED);
-    connection.write("POST /reload HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    connection.write("POST /reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
     connection.reply().unwrap()
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gatepost_auth::headers::ProtectedNames;
+use gatepost_auth::signature::SigningKeys;
 use gatepost_auth::throttle::Rate;
 use gatepost_auth::wire::HeadLimits;
 use gatepost_auth::{CredentialRules, Gate, MissingPassword, Sayable};
@@ -49,7 +50,7 @@ pub(crate) fn settings(
     let routes = routes(&mut root);
     let decision_cache = decision_cache(root.section("decision_cache"));
     let reload = reload(root.section("reload"));
-    let admin = admin(&mut root, &listeners);
+    let admin = admin(&mut root, &listeners, folder, &mut files);
     let http = http(root.section("http"));
     let threads = root
         .optional("threads", value::integer(1..=1024_usize))
@@ -78,7 +79,6 @@ pub(crate) fn settings(
         message_rules,
     };
     let policy = policy?;
-    let warnings = Vec::new();
     Some(Settings {
         listeners,
         upstream,
@@ -96,7 +96,7 @@ pub(crate) fn settings(
         audit,
         log,
         files,
-        warnings,
+        warnings: Vec::new(),
     })
 }
 
@@ -253,7 +253,12 @@ fn reload(mut section: Section<'_>) -> Reload {
     Reload { watch }
 }
 
-fn admin(root: &mut Section<'_>, listeners: &[Listener]) -> Option<Admin> {
+fn admin(
+    root: &mut Section<'_>,
+    listeners: &[Listener],
+    folder: &Path,
+    files: &mut Vec<PathBuf>,
+) -> Option<Admin> {
     if root.node("admin").is_some_and(value::is_off) {
         return None;
     }
@@ -266,8 +271,26 @@ fn admin(root: &mut Section<'_>, listeners: &[Listener]) -> Option<Admin> {
             format!("clients are listened to on {other}; the admin listener needs a port of its own, not {listen}"),
         );
     }
+    let token = secret::optional(&mut section, "token", folder, files);
+    match &token {
+        Some((token, place)) if token.expose().len() < SigningKeys::MIN_SECRET_BYTES => {
+            let message = format!(
+                "the token has at least {} bytes",
+                SigningKeys::MIN_SECRET_BYTES
+            );
+            section.reader().fault(*place, message);
+        }
+        None if section.node("token").is_none() && !listen.ip().to_canonical().is_loopback() => {
+            section.reader().fault(
+                section.place(),
+                format!("`admin.token` is missing: {listen} is not on loopback, and without it everybody could reload and change limits"),
+            );
+        }
+        Some(_) | None => {}
+    }
     section.finish();
-    Some(Admin { listen })
+    let token = token.map(|(token, _)| token);
+    Some(Admin { listen, token })
 }
 
 fn throttle(root: &mut Section<'_>, folder: &Path, files: &mut Vec<PathBuf>) -> Throttle {

@@ -251,10 +251,12 @@ pub struct Reload {
 }
 
 /// The admin listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     /// Its address.
     pub listen: SocketAddr,
+    /// What it asks of everybody but probes. Never absent where the address is not on loopback.
+    pub token: Option<Secret>,
 }
 
 /// Limits on requests.

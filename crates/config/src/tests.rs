@@ -173,3 +173,33 @@ fn an_admin_listener_can_be_off() {
     }
     assert!(parse(MINIMAL, Path::new("x")).unwrap().admin.is_some());
 }
+
+#[test]
+fn the_admin_listener_needs_a_token_unless_it_is_on_loopback() {
+    let missing = |address: &str| {
+        format!(
+            "x.yaml:10:3: `admin.token` is missing: {address} is not on loopback, and without it everybody could reload and change limits"
+        )
+    };
+    for address in ["0.0.0.0:9090", "[::]:9090", "10.0.0.1:9090"] {
+        let yaml = format!("admin:\n  listen: {address:?}");
+        check("", &yaml, &[&missing(address)]);
+    }
+    check(
+        "",
+        "admin:\n  listen: 0.0.0.0:9090\n  token: hunter2",
+        &["x.yaml:11:10: the token has at least 16 bytes"],
+    );
+    for section in [
+        "  listen: 127.0.0.2:9090",
+        "  listen: \"[::1]:9090\"",
+        "  listen: 0.0.0.0:9090\n  token: ${CARGO_MANIFEST_DIR}",
+    ] {
+        let text = format!("{MINIMAL}admin:\n{section}\n");
+        let settings = parse(&text, Path::new("x.yaml")).unwrap();
+        assert_eq!(
+            settings.admin.unwrap().token.is_some(),
+            section.contains("token")
+        );
+    }
+}

@@ -16,7 +16,7 @@ use crate::{logging, password};
 pub(crate) fn run(config: &Path, user: &str, out: &mut impl Write) -> Result<ExitCode> {
     let settings = load(config)?;
     // What the policy logs belongs to the answer: the reason of a failure is there alone.
-    logging::init(&Log {
+    let _last_lines = logging::init(&Log {
         format: LogFormat::Text,
         level: "warn".to_owned(),
     })?;

@@ -12,6 +12,7 @@ mod quota;
 mod replay;
 mod serve;
 mod settings;
+mod stderr;
 mod test;
 mod verify;
 

@@ -1,12 +1,13 @@
 //! `gatepost quota`: what an identity has used of its quotas, asked of the gatepost that runs.
 
 use std::io::{Read as _, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use gatepost_config::Admin;
 
 use crate::settings::load;
 
@@ -23,10 +24,9 @@ pub(crate) fn run(
     let settings = load(config)?;
     let admin = settings
         .admin
-        .context("`admin` is off, so nobody can be asked")?
-        .listen;
+        .context("`admin` is off, so nobody can be asked")?;
     let method = if reset { "DELETE" } else { "GET" };
-    let answer = ask(admin, method, &format!("/quota/{}", escaped(identity)))?;
+    let answer = ask(&admin, method, &format!("/quota/{}", escaped(identity)))?;
     if reset {
         writeln!(out, "{identity}: what was sent is forgotten")?;
         return Ok(ExitCode::SUCCESS);
@@ -58,11 +58,15 @@ struct Limit {
 
 /// One request to the admin listener. It is HTTP/1.0 to loopback, so that a connection's end is an answer's end
 /// and no client library is needed.
-fn ask(admin: SocketAddr, method: &str, path: &str) -> Result<String> {
-    let mut connection = TcpStream::connect_timeout(&admin, PATIENCE)
-        .with_context(|| format!("no gatepost answers at {admin}"))?;
+fn ask(admin: &Admin, method: &str, path: &str) -> Result<String> {
+    let mut connection = TcpStream::connect_timeout(&admin.listen, PATIENCE)
+        .with_context(|| format!("no gatepost answers at {}", admin.listen))?;
     connection.set_read_timeout(Some(PATIENCE))?;
-    write!(connection, "{method} {path} HTTP/1.0\r\n\r\n")?;
+    write!(connection, "{method} {path} HTTP/1.0\r\n")?;
+    if let Some(token) = &admin.token {
+        write!(connection, "Authorization: Bearer {}\r\n", token.expose())?;
+    }
+    connection.write_all(b"\r\n")?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
     let (head, body) = answer

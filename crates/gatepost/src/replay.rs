@@ -64,7 +64,7 @@ struct Count {
 
 /// Prints each difference, and how many there are. The exit status is 0 where there is none.
 pub(crate) fn run(replay: &Replay, out: &mut impl Write) -> Result<ExitCode> {
-    logging::init(&Log {
+    let _last_lines = logging::init(&Log {
         format: LogFormat::Text,
         level: "error".to_owned(),
     })?;

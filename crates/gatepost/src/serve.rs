@@ -2,10 +2,13 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use gatepost_config::{Settings, UpstreamAddress};
-use gatepost_proxy::{Build, Fingerprint, Parts, Server, UpstreamTarget, tell_predecessor};
+use gatepost_proxy::{
+    Build, Fingerprint, LogControl, Parts, Server, UpstreamTarget, tell_predecessor,
+};
 
 use crate::cli::REVISION;
 use crate::settings::ConfigFile;
@@ -13,8 +16,11 @@ use crate::{demo, logging};
 
 /// Serves until a signal says stop. Whatever is wrong is said before anything listens.
 pub(crate) fn run(config: &Path) -> Result<()> {
+    let file = ConfigFile::new(config);
     let serving = || -> Result<()> {
-        start(&ConfigFile::new(config), |_| Ok(()))?.run()?;
+        let settings = read(&file)?;
+        let (log, _last_lines) = logging::init(&settings.0.log)?;
+        start(&file, settings, log)?.run()?;
         Ok(())
     };
     serving().inspect_err(|fault| tell_predecessor(&format!("{fault:#}")))
@@ -22,15 +28,16 @@ pub(crate) fn run(config: &Path) -> Result<()> {
 
 /// The same in front of the embedded injection API, with an invitation to try it.
 pub(crate) fn demo(config: &Path) -> Result<()> {
-    let server = start(&ConfigFile::new(config), |settings| {
-        if !matches!(settings.upstream.address, UpstreamAddress::Demo { .. }) {
-            bail!(
-                "{}: the demo needs `upstream: {{ address: demo }}`",
-                config.display()
-            );
-        }
-        Ok(())
-    })?;
+    let file = ConfigFile::new(config);
+    let settings = read(&file)?;
+    if !matches!(settings.0.upstream.address, UpstreamAddress::Demo { .. }) {
+        bail!(
+            "{}: the demo needs `upstream: {{ address: demo }}`",
+            config.display()
+        );
+    }
+    let (log, _last_lines) = logging::init(&settings.0.log)?;
+    let server = start(&file, settings, log)?;
     if let Some(gate) = server.addresses().next() {
         std::io::stdout().write_all(demo::invitation(gate).as_bytes())?;
     }
@@ -38,11 +45,17 @@ pub(crate) fn demo(config: &Path) -> Result<()> {
     Ok(())
 }
 
-fn start(file: &ConfigFile, accept: impl FnOnce(&Settings) -> Result<()>) -> Result<Server> {
+/// What the configuration says, and what its files held before.
+fn read(file: &ConfigFile) -> Result<(Settings, Fingerprint)> {
     let fingerprint = Fingerprint::now(file);
-    let settings = file.settings()?;
-    accept(&settings)?;
-    logging::init(&settings.log)?;
+    Ok((file.settings()?, fingerprint))
+}
+
+fn start(
+    file: &ConfigFile,
+    (settings, fingerprint): (Settings, Fingerprint),
+    log: Arc<dyn LogControl>,
+) -> Result<Server> {
     let loaded = file.load_policies(settings)?;
     let demo = match &loaded.settings.upstream.address {
         UpstreamAddress::Demo { store } => {
@@ -61,6 +74,7 @@ fn start(file: &ConfigFile, accept: impl FnOnce(&Settings) -> Result<()>) -> Res
         source: Box::new(file.clone()),
         fingerprint,
         counters: file.counters(),
+        log,
         build,
     })?;
     for address in server.addresses() {

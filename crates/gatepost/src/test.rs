@@ -12,7 +12,7 @@ use crate::logging;
 
 /// Runs every file and prints a report. The exit status is 0 where everything passed.
 pub(crate) fn run(files: &[PathBuf], out: &mut impl Write) -> Result<ExitCode> {
-    logging::init(&Log {
+    let _last_lines = logging::init(&Log {
         format: LogFormat::Text,
         level: "error".to_owned(),
     })?;

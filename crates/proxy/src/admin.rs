@@ -1,19 +1,29 @@
-//! The admin listener: `/metrics`, `/livez`, `/readyz`, `POST /reload`, and `/quota/IDENTITY`. It runs on a thread of its own, so it answers
-//! also when every proxy thread is busy.
+//! The admin listener: `/metrics`, `/livez`, `/readyz`, `POST /reload`, `/log` and `/quota/IDENTITY`. It runs on a thread of its own, so it
+//! answers also when every proxy thread is busy.
+//!
+//! Who may: with `admin.token` whoever has it. Without, whoever reaches loopback, which in a browser is every page that is open in it;
+//! so what changes something asks whether a page could have sent it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use arc_swap::ArcSwap;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::extract::{Path, Request, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use gatepost_auth::Secret;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
 use tokio::sync::{oneshot, watch};
 
+use crate::logging::LogControl;
 use crate::metrics::Metrics;
 use crate::quota::QuotaStore;
 use crate::reload::Wanted;
@@ -27,9 +37,10 @@ pub(crate) struct Admin {
     pub(crate) ready: Arc<AtomicBool>,
     pub(crate) reload: SyncSender<Wanted>,
     pub(crate) quota: Arc<QuotaStore>,
+    pub(crate) log: Arc<dyn LogControl>,
 }
 
-/// Serves until the runtime it is spawned on ends.
+/// Serves until it is over, or the runtime it is spawned on ends.
 ///
 /// # Errors
 ///
@@ -52,19 +63,76 @@ pub(crate) async fn serve(
 }
 
 fn router(admin: Admin) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
+    // For probes, which have no token; they tell nothing but what they are for.
+    let open = Router::new()
         // Alive means that this answers at all.
         .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(ready))
+        .route("/readyz", get(ready));
+    let guarded = Router::new()
+        .route("/metrics", get(metrics))
         .route("/reload", post(reload))
+        .route("/log", get(show_level).put(set_level))
         .route("/quota/{identity}", get(show_quota).delete(reset_quota))
-        .with_state(admin)
+        .route_layer(from_fn_with_state(admin.clone(), guard));
+    open.merge(guarded).with_state(admin)
+}
+
+async fn guard(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let snapshot = admin.snapshot.load_full();
+    let headers = request.headers();
+    match &snapshot.admin_token {
+        Some(token) if !bears(headers, token) => {
+            let challenge = [(WWW_AUTHENTICATE, "Bearer realm=\"gatepost admin\"")];
+            let text = "the admin token is needed\n";
+            return (StatusCode::UNAUTHORIZED, challenge, text).into_response();
+        }
+        None if !request.method().is_safe() && may_be_a_page(headers) => {
+            let text = "Host has to be an IP address or localhost, and Origin the same\n";
+            return (StatusCode::FORBIDDEN, text).into_response();
+        }
+        Some(_) | None => {}
+    }
+    next.run(request).await
+}
+
+/// Compares digests, so that the time tells nothing of how much of the token, or its length, was right.
+fn bears(headers: &HeaderMap, token: &Secret) -> bool {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return false;
+    };
+    let Some((scheme, given)) = value.to_str().ok().and_then(|it| it.split_once(' ')) else {
+        return false;
+    };
+    let digest = |text: &str| Sha256::digest(text.as_bytes());
+    let same = digest(given.trim()).ct_eq(&digest(token.expose()));
+    scheme.eq_ignore_ascii_case("bearer") && same.into()
+}
+
+/// Whether a page in a browser may have sent this: under a name that its author made to resolve to loopback (DNS rebinding), or from
+/// another origin (a form needs nobody's consent). Programs send an address or no Host, and no Origin.
+fn may_be_a_page(headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (None, _) => return headers.contains_key(ORIGIN),
+        (Some(host), None) => host.to_str().unwrap_or_default(),
+        (Some(_), Some(_)) => return true,
+    };
+    let here = host.parse::<Authority>().is_ok_and(|it| {
+        let name = it.host().trim_start_matches('[').trim_end_matches(']');
+        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    });
+    let foreign = |origin: &[u8]| origin.strip_prefix(b"http://") != Some(host.as_bytes());
+    !here
+        || headers
+            .get_all(ORIGIN)
+            .iter()
+            .any(|it| foreign(it.as_bytes()))
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     let stats = admin.snapshot.load().policy.stats();
-    match admin.metrics.render(&stats) {
+    match admin.metrics.render(&stats, admin.log.lost()) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(fault) => {
             tracing::error!(%fault, "cannot render metrics");
@@ -94,6 +162,23 @@ async fn reload(State(admin): State<Admin>) -> Response {
         Ok(Ok(())) => "reloaded\n".into_response(),
         Ok(Err(fault)) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{fault}\n")).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),
+    }
+}
+
+async fn show_level(State(admin): State<Admin>) -> String {
+    format!("{}\n", admin.log.level())
+}
+
+async fn set_level(State(admin): State<Admin>, body: String) -> Response {
+    match admin.log.set_level(body.trim()) {
+        Ok(()) => {
+            tracing::warn!(
+                level = admin.log.level(),
+                "the log level is changed until the next reload"
+            );
+            show_level(State(admin)).await.into_response()
+        }
+        Err(fault) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{fault}\n")).into_response(),
     }
 }
 

@@ -137,7 +137,7 @@ impl Door {
             Some(credentials) => self.judge(credentials, &origin, snapshot, record).await?,
             None => record.found(gate.without_credentials(route, &origin))?,
         };
-        record.known(&subject);
+        record.known(&subject, headers);
         Ok((gate.permit(route, origin, subject)?, route))
     }
 
@@ -278,6 +278,7 @@ impl ProxyHttp for Door {
         let snapshot = &passage.snapshot;
         let said = forward::Said {
             request_id: &passage.record.request_id,
+            is_traced: passage.record.trace_id.is_some(),
             meta: &passage.meta,
             // Where the body is here gatepost has said `100 Continue` itself; HTTP/1.0 has no such thing.
             expects_nothing: passage.body.is_some()

@@ -119,6 +119,11 @@ impl Upstream {
             request.insert_header("X-Forwarded-Host", host)?;
         }
         request.insert_header("X-Request-Id", said.request_id)?;
+        if !said.is_traced {
+            // Whoever is unknown does not write into the operator's traces, nor decide which of them are kept.
+            request.remove_header("traceparent");
+            request.remove_header("tracestate");
+        }
         if said.expects_nothing {
             request.remove_header("expect");
         }
@@ -132,6 +137,8 @@ impl Upstream {
 /// What is known of one request, beside its permit.
 pub(crate) struct Said<'a> {
     pub(crate) request_id: &'a str,
+    /// Whether the trace that it names is believed.
+    pub(crate) is_traced: bool,
     /// What the policy noted about the message, by name.
     pub(crate) meta: &'a [(String, String)],
     /// Whether the client does not wait for `100 Continue`, whatever its head says.

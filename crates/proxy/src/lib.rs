@@ -15,6 +15,7 @@ mod forward;
 mod head;
 mod inspect;
 mod lifecycle;
+mod logging;
 mod metrics;
 mod opening;
 mod quota;
@@ -26,8 +27,10 @@ mod snapshot;
 mod systemd;
 mod telling;
 mod throttle;
+mod trace;
 mod upgrade;
 
+pub use logging::LogControl;
 pub use reload::{Fingerprint, Loaded, Source};
 pub use server::{Build, Parts, Server, StartError, UpstreamTarget};
 pub use upgrade::tell_predecessor;

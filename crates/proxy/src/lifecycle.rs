@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -15,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::connection::Connections;
 use crate::reload::Wanted;
 use crate::systemd;
-use crate::upgrade::Sockets;
+use crate::upgrade::{Inherited, Sockets};
 
 /// How long HTTP/2 connections without a request may keep open after GOAWAY. Clients that listen close them at once; one
 /// that is gone or asleep does not hold up the end.
@@ -41,8 +42,22 @@ pub(crate) struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// Waits until a signal says stop, and stops.
-    pub(crate) async fn run(mut self, mut signals: Signals) {
+    /// Says that gatepost is ready, waits until a signal says stop, and stops.
+    ///
+    /// # Errors
+    ///
+    /// The system's word, where a signal handler cannot be set up.
+    pub(crate) async fn serve(self, threads: Vec<Handle>, before: Inherited) -> io::Result<()> {
+        let signals = Signals::new()?;
+        tokio::spawn(systemd::watchdog(threads));
+        tracing::info!(process = std::process::id(), "ready");
+        systemd::ready();
+        before.ready();
+        self.run(signals).await;
+        Ok(())
+    }
+
+    async fn run(mut self, mut signals: Signals) {
         let stop = self.until_stop(&mut signals).await;
         // They would keep the listeners open.
         let Self { sockets, .. } = &mut self;
@@ -173,7 +188,7 @@ enum Told {
 }
 
 /// The signals that gatepost listens to.
-pub(crate) struct Signals {
+struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -181,10 +196,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// # Errors
-    ///
-    /// The system's word, where a handler cannot be set up.
-    pub(crate) fn new() -> io::Result<Self> {
+    fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

@@ -30,6 +30,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGauge,
     pub(crate) http2_connections: IntGauge,
     pub(crate) audit_lines_lost: IntCounter,
+    log_lines_lost: IntCounter,
     pub(crate) throttle: ThrottleMetrics,
     pub(crate) quota: QuotaMetrics,
     pub(crate) shadow: ShadowMetrics,
@@ -56,6 +57,8 @@ impl Metrics {
             2.5, 5.0, 10.0, 30.0, 60.0,
         ];
         let histogram = |name, help| HistogramOpts::new(name, help).buckets(times.clone());
+        let gauge = |name, help| registered(&registry, IntGauge::new(name, help)?);
+        let counter = |name, help| registered(&registry, IntCounter::new(name, help)?);
         let metrics = Self {
             requests: IntCounterVec::new(
                 Opts::new(
@@ -93,21 +96,19 @@ impl Metrics {
                 "gatepost_upstream_seconds",
                 "Time from choosing the upstream to the head of its answer",
             ))?,
-            in_flight: IntGauge::new("gatepost_requests_in_flight", "Requests being worked on")?,
-            connections: IntGauge::new("gatepost_connections", "Client connections that are open")?,
-            http2_connections: registered(
-                &registry,
-                IntGauge::new(
-                    "gatepost_http2_connections",
-                    "Client connections that are open and speak HTTP/2",
-                )?,
+            in_flight: gauge("gatepost_requests_in_flight", "Requests being worked on")?,
+            connections: gauge("gatepost_connections", "Client connections that are open")?,
+            http2_connections: gauge(
+                "gatepost_http2_connections",
+                "Client connections that are open and speak HTTP/2",
             )?,
-            audit_lines_lost: registered(
-                &registry,
-                IntCounter::new(
-                    "gatepost_audit_lines_lost_total",
-                    "Lines of the audit log that could not be taken in time",
-                )?,
+            audit_lines_lost: counter(
+                "gatepost_audit_lines_lost_total",
+                "Lines of the audit log that could not be taken in time",
+            )?,
+            log_lines_lost: counter(
+                "gatepost_log_lines_lost_total",
+                "Lines of the log that could not be written, or not be taken in time",
             )?,
             throttle: ThrottleMetrics::new(&registry)?,
             quota: QuotaMetrics::new(&registry)?,
@@ -138,8 +139,6 @@ impl Metrics {
         registry.register(Box::new(self.request_time.clone()))?;
         registry.register(Box::new(self.policy_time.clone()))?;
         registry.register(Box::new(self.upstream_time.clone()))?;
-        registry.register(Box::new(self.in_flight.clone()))?;
-        registry.register(Box::new(self.connections.clone()))?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(
             prometheus::process_collector::ProcessCollector::for_self(),
@@ -186,9 +185,15 @@ impl Metrics {
         self.reloads.note(good);
     }
 
-    /// The registry in Prometheus' text format, with the policy's own figures brought up to date.
-    pub(crate) fn render(&self, policy: &PolicyStats) -> prometheus::Result<String> {
+    /// The registry in Prometheus' text format, with the figures that others count brought up to date.
+    pub(crate) fn render(
+        &self,
+        policy: &PolicyStats,
+        log_lines_lost: u64,
+    ) -> prometheus::Result<String> {
         self.policy.update(policy);
+        let lost = &self.log_lines_lost;
+        lost.inc_by(log_lines_lost.saturating_sub(lost.get()));
         prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }

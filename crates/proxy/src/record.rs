@@ -13,11 +13,15 @@ use gatepost_message::{Address, Message};
 use http::{HeaderMap, Method};
 use serde::Serialize;
 
+use crate::trace::trace_id;
+
 /// One request, from its head to the last byte of its answer.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) started: Instant,
     pub(crate) request_id: String,
+    /// The trace that it belongs to, where that is believed.
+    pub(crate) trace_id: Option<String>,
     /// Which reload of configuration and policy it met; the first load is 1.
     pub(crate) generation: u64,
     pub(crate) method: Option<Method>,
@@ -130,6 +134,7 @@ impl Record {
         Self {
             started,
             request_id: new_request_id(),
+            trace_id: None,
             generation,
             method: None,
             route: None,
@@ -161,6 +166,9 @@ impl Record {
     /// can be held together; a client's own is not, since it could repeat another's.
     pub(crate) fn came_from(&mut self, origin: &Origin, headers: &HeaderMap) {
         self.client = Some(origin.client);
+        if origin.is_by_proxy() {
+            self.traced_by(headers);
+        }
         let mut names = headers.get_all("x-request-id").iter();
         if origin.is_by_proxy()
             && let (Some(name), None) = (names.next(), names.next())
@@ -201,9 +209,16 @@ impl Record {
     }
 
     /// Notes who it is, also where that opens nothing.
-    pub(crate) fn known(&mut self, subject: &Subject) {
+    pub(crate) fn known(&mut self, subject: &Subject, headers: &HeaderMap) {
         self.identity = subject.identity();
         self.mechanism = subject.mechanism();
+        if self.identity.is_some() {
+            self.traced_by(headers);
+        }
+    }
+
+    fn traced_by(&mut self, headers: &HeaderMap) {
+        self.trace_id = trace_id(headers).map(str::to_owned);
     }
 
     pub(crate) fn refused(&mut self, refusal: &Refusal) {
@@ -232,6 +247,7 @@ impl Record {
         tracing::info!(
             target: "access",
             request_id = self.request_id,
+            trace_id = self.trace_id.as_deref(),
             method = self.method.as_ref().map(Method::as_str),
             route = self.route.as_deref(),
             status = self.status,

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::audit::Audit;
 use crate::forward::UpstreamTarget;
+use crate::logging::LogControl;
 use crate::metrics::Metrics;
 use crate::server::resolve;
 use crate::snapshot::Snapshot;
@@ -94,6 +95,7 @@ pub(crate) struct Reloader {
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(crate) metrics: Metrics,
     pub(crate) audit: Arc<Audit>,
+    pub(crate) log: Arc<dyn LogControl>,
     /// What runs now.
     pub(crate) settings: Settings,
     /// What the files held before that was loaded.
@@ -174,6 +176,8 @@ impl Reloader {
                 "these changes take effect at the next start"
             );
         }
+        // Also where the file names the same as before: what was set by hand meanwhile ends here.
+        self.log.set_level(&settings.log.level)?;
         self.settings = settings;
         Ok(())
     }
@@ -185,12 +189,13 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         (UpstreamAddress::Demo { store: old }, UpstreamAddress::Demo { store: new }) => old != new,
         _ => false,
     };
+    let admin = |settings: &Settings| settings.admin.as_ref().map(|it| it.listen);
     let idle = |settings: &Settings| settings.upstream.max_idle_connections;
     [
         ("listeners", old.listeners != new.listeners),
-        ("admin", old.admin != new.admin),
+        ("admin", admin(old) != admin(new)),
         ("threads", old.threads != new.threads),
-        ("log", old.log != new.log),
+        ("log.format", old.log.format != new.log.format),
         ("upstream.max_idle_connections", idle(old) != idle(new)),
         ("upstream.demo_store", demo_moved),
         (

@@ -28,7 +28,8 @@ use crate::audit::Audit;
 use crate::connection::Connections;
 use crate::door::Door;
 use crate::inspect::Bodies;
-use crate::lifecycle::{Lifecycle, Signals};
+use crate::lifecycle::Lifecycle;
+use crate::logging::LogControl;
 use crate::metrics::Metrics;
 use crate::opening::Opening;
 use crate::quota::QuotaStore;
@@ -63,6 +64,8 @@ pub struct Parts<'a> {
     pub fingerprint: Fingerprint,
     /// What the policy counts, from one policy to the next.
     pub counters: Arc<PolicyCounters>,
+    /// The log that is installed.
+    pub log: Arc<dyn LogControl>,
     /// Which build this is, for the build-info metric.
     pub build: Build<'a>,
 }
@@ -125,6 +128,7 @@ impl Server {
             source,
             fingerprint,
             counters,
+            log,
             build,
         } = parts;
         let Loaded {
@@ -159,6 +163,7 @@ impl Server {
             .collect::<Result<_, _>>()?;
         let admin = settings
             .admin
+            .as_ref()
             .map(|it| listen(Use::Admin, it.listen))
             .transpose()?;
         let audit = Audit::start(&settings.audit.output, metrics.audit_lines_lost.clone())
@@ -173,6 +178,7 @@ impl Server {
             snapshot,
             metrics,
             audit: Arc::new(audit),
+            log,
             settings,
             loaded: fingerprint,
             demo,
@@ -219,9 +225,8 @@ impl Server {
             reloader,
             inherited,
         } = self;
-        let sockets = listeners.iter().map(|(it, _)| (Use::Clients, it));
-        let sockets = sockets.chain(admin.iter().map(|it| (Use::Admin, it)));
-        let sockets = Sockets::of(sockets).map_err(system("the listeners"))?;
+        let clients = listeners.iter().map(|(listener, _)| listener);
+        let sockets = Sockets::of(clients, admin.as_ref()).map_err(system("the listeners"))?;
         let audit = reloader.audit.clone();
         let ready = Arc::new(AtomicBool::new(true));
         let (stop, shutdown) = watch::channel(false);
@@ -249,6 +254,7 @@ impl Server {
             ready: ready.clone(),
             reload: reload.clone(),
             quota,
+            log: reloader.log.clone(),
         };
         let (admin_over, over) = watch::channel(false);
         if let Some(listener) = admin {
@@ -268,15 +274,8 @@ impl Server {
             admin_over,
         };
         let threads = systemd::threads(&runtime);
-        main.block_on(async {
-            let signals = Signals::new().map_err(system("signal handlers"))?;
-            tokio::spawn(systemd::watchdog(threads));
-            tracing::info!(process = std::process::id(), "ready");
-            systemd::ready();
-            inherited.ready();
-            lifecycle.run(signals).await;
-            Ok(())
-        })?;
+        main.block_on(lifecycle.serve(threads, inherited))
+            .map_err(system("signal handlers"))?;
         runtime.shutdown_timeout(Duration::ZERO);
         audit.flush();
         Ok(())

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gatepost_auth::Gate;
+use gatepost_auth::{Gate, Secret};
 use gatepost_config::{Audit, Http, Quotas, Settings, Throttle};
 use gatepost_policy::Policy;
 use http::HeaderValue;
@@ -24,6 +24,8 @@ pub(crate) struct Snapshot {
     pub(crate) throttle: Throttle,
     pub(crate) audit: Audit,
     pub(crate) quotas: Quotas,
+    /// What the admin listener asks for.
+    pub(crate) admin_token: Option<Secret>,
     /// Counts the snapshots, from 1.
     pub(crate) generation: u64,
     pub(crate) drain_delay: Duration,
@@ -55,6 +57,7 @@ impl Snapshot {
             throttle: settings.throttle.clone(),
             audit: settings.audit.clone(),
             quotas: settings.quotas.clone(),
+            admin_token: settings.admin.as_ref().and_then(|it| it.token.clone()),
             generation,
             drain_delay: settings.drain_delay,
             drain_timeout: settings.drain_timeout,

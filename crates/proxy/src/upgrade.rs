@@ -47,8 +47,12 @@ impl Sockets {
     ///
     /// Where there are no more file descriptors.
     pub(crate) fn of<'a>(
-        sockets: impl Iterator<Item = (Use, &'a TcpListener)>,
+        clients: impl Iterator<Item = &'a TcpListener>,
+        admin: Option<&'a TcpListener>,
     ) -> io::Result<Self> {
+        let sockets = clients
+            .map(|it| (Use::Clients, it))
+            .chain(admin.map(|it| (Use::Admin, it)));
         let sockets = sockets.map(|(kind, it)| Ok((kind, it.as_fd().try_clone_to_owned()?)));
         sockets.collect::<io::Result<_>>().map(Self)
     }

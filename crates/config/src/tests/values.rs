@@ -95,7 +95,7 @@ fn addresses_to_listen_on() {
     );
     check(
         "",
-        "admin: { listen: 0.0.0.0:8080 }",
+        "admin: { listen: 0.0.0.0:8080, token: \"${CARGO_MANIFEST_DIR}\" }",
         &[
             "x.yaml:9:8: clients are listened to on 0.0.0.0:8080; the admin listener needs a port of its own, not 0.0.0.0:8080",
         ],
