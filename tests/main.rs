@@ -20,6 +20,7 @@ mod forwarding;
 mod identity_forms;
 mod lifecycle;
 mod messages;
+mod metrics;
 mod policy;
 mod quota;
 mod reload;
