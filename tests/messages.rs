@@ -15,7 +15,7 @@ const ROUTES: &str = "
   - { path: /api/inject/v1, methods: [POST], allow: [authenticated, trusted_hosts], message_policy: true }
   - { path: /plain, methods: [POST], allow: [authenticated, trusted_hosts] }
   - { path: /send, methods: [POST], allow: [trusted_hosts], message_policy: true, message_format: zonemta }
-  - { path: /send-raw, methods: [POST], allow: [trusted_hosts], message_policy: true, message_format: rfc822 }
+  - { path: /raw, methods: [POST], allow: [trusted_hosts], message_policy: true, message_format: rfc822 }
   - { path: /messages, methods: [GET], allow: [trusted_hosts] }
   - { path: /messages/*, methods: [GET], allow: [trusted_hosts] }
 ";
@@ -512,7 +512,7 @@ fn other_formats_are_read_too() {
     let raw = |to: &str| {
         let body = "From: me@example.com\r\n\r\nHello.";
         format!(
-            "POST /send-raw HTTP/1.1\r\nHost: a\r\nContent-Type: message/rfc822\r\nX-Envelope-From: me@example.com\r\nX-Envelope-To: {to}\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST /raw HTTP/1.1\r\nHost: a\r\nContent-Type: message/rfc822\r\nX-Envelope-From: me@example.com\r\nX-Envelope-To: {to}\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         )
     };

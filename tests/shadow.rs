@@ -183,3 +183,56 @@ fn an_audit_log_is_replayed_with_another_policy() {
     );
     assert_eq!(status, Some(0), "{out}{err}");
 }
+
+/// A line of a message, with these addresses in From.
+fn audited(from: &str) -> String {
+    format!(
+        r#"{{"time":"2026-11-24T10:00:00Z","event":"message","request_id":"1","client":"203.0.113.1","mechanism":"basic","user":"scott","outcome":"accepted","reason":null,"message":{{"sender":"me@example.com","from":[{from}],"recipients":["a@x.test"],"groups":[],"size":10}}}}"#
+    )
+}
+
+/// A log that was cut still says something, and the status says which of the three it is.
+#[test]
+fn lines_that_are_not_understood_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| crate::harness::write(folder.path(), name, text);
+    write("policy.lua", LIVE);
+    // No From at all is what a policy may ask for.
+    write(
+        "new.lua",
+        "local kumo = require 'kumo'
+kumo.on('http_message_generated', function(msg)
+  if msg:from_header() == nil then kumo.reject(550, 'no From') end
+end)",
+    );
+    let (with, without) = (audited("\"me@example.com\""), audited(""));
+    let cut = &with[..with.len() / 2];
+    write("cut.jsonl", &format!("{with}\n\n{without}\n{cut}"));
+    write("none.jsonl", "hello\n{}\n");
+    let replay = |audit: &str, policy: &str| {
+        run_with(
+            &["replay", audit, "--policy", policy],
+            folder.path(),
+            "",
+            &[],
+        )
+    };
+    let (status, out, err) = replay("cut.jsonl", "policy.lua");
+    assert_eq!(status, Some(0), "{out}{err}");
+    assert!(out.contains("2 lines not understood\n"), "{out}");
+    let (status, out, err) = replay("cut.jsonl", "new.lua");
+    assert_eq!(status, Some(1), "{out}{err}");
+    assert!(
+        out.contains("messages: 2 asked about, 1 decided otherwise, 0 left out\n"),
+        "{out}"
+    );
+    for (audit, policy) in [
+        ("none.jsonl", "policy.lua"),
+        ("absent.jsonl", "policy.lua"),
+        ("cut.jsonl", "absent.lua"),
+    ] {
+        let (status, out, err) = replay(audit, policy);
+        assert_eq!(status, Some(2), "{audit} {policy}: {out}{err}");
+        assert!(!err.is_empty());
+    }
+}

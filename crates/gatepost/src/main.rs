@@ -82,7 +82,7 @@ fn main() -> ExitCode {
                 policy,
                 passwords,
             };
-            replay::run(&replay, &mut out)
+            Ok(replay::run(&replay, &mut out))
         }
         Command::Hash { algorithm } => hash::run(&algorithm, &mut out),
         Command::Test { files } => test::run(&files, &mut out),

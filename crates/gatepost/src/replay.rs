@@ -62,8 +62,35 @@ struct Count {
     left_out: u64,
 }
 
-/// Prints each difference, and how many there are. The exit status is 0 where there is none.
-pub(crate) fn run(replay: &Replay, out: &mut impl Write) -> Result<ExitCode> {
+impl Count {
+    fn report(&self, what: &str, out: &mut impl Write) -> Result<()> {
+        let Self {
+            asked,
+            differ,
+            left_out,
+        } = self;
+        writeln!(
+            out,
+            "{what}: {asked} asked about, {differ} decided otherwise, {left_out} left out"
+        )?;
+        Ok(())
+    }
+}
+
+/// The exit status where nothing could be asked: 1 says that something would be decided otherwise.
+const UNREADABLE: u8 = 2;
+
+/// Prints each difference, and how many there are. The exit status is 0 where there is none, and 2 where the audit log,
+/// the policy or the passwords cannot be read.
+pub(crate) fn run(replay: &Replay, out: &mut impl Write) -> ExitCode {
+    ask(replay, out).unwrap_or_else(|fault| {
+        // If even this cannot be written, the exit status still says it.
+        let _ = writeln!(std::io::stderr(), "{fault:#}");
+        ExitCode::from(UNREADABLE)
+    })
+}
+
+fn ask(replay: &Replay, out: &mut impl Write) -> Result<ExitCode> {
     let _last_lines = logging::init(&Log {
         format: LogFormat::Text,
         level: "error".to_owned(),
@@ -77,9 +104,15 @@ pub(crate) fn run(replay: &Replay, out: &mut impl Write) -> Result<ExitCode> {
         .enable_all()
         .build()?;
     let (mut messages, mut logins) = (Count::default(), Count::default());
-    for (index, text) in BufReader::new(file).lines().enumerate() {
-        let place = || format!("{}:{}", replay.audit.display(), index + 1);
-        let line: Line = serde_json::from_str(&text?).with_context(place)?;
+    let (mut understood, mut strange) = (0_u64, 0_u64);
+    for text in BufReader::new(file).split(b'\n') {
+        let text = text.with_context(|| format!("cannot read {}", replay.audit.display()))?;
+        // A log that was cut, rotated or is being written has such lines, and the others still say something.
+        let Ok(line) = serde_json::from_slice::<Line>(&text) else {
+            strange += 1;
+            continue;
+        };
+        understood += 1;
         let (count, now) = match line.event.as_str() {
             "message" => (&mut messages, runtime.block_on(message(&policy, &line))),
             "authentication" => {
@@ -108,19 +141,13 @@ pub(crate) fn run(replay: &Replay, out: &mut impl Write) -> Result<ExitCode> {
             )?;
         }
     }
-    for (
-        what,
-        Count {
-            asked,
-            differ,
-            left_out,
-        },
-    ) in [("messages", &messages), ("authentications", &logins)]
-    {
-        writeln!(
-            out,
-            "{what}: {asked} asked about, {differ} decided otherwise, {left_out} left out"
-        )?;
+    messages.report("messages", out)?;
+    logins.report("authentications", out)?;
+    if strange > 0 {
+        writeln!(out, "{strange} lines not understood")?;
+        if understood == 0 {
+            anyhow::bail!("{} is no audit log", replay.audit.display());
+        }
     }
     Ok(if messages.differ + logins.differ == 0 {
         ExitCode::SUCCESS
@@ -162,15 +189,13 @@ async fn message(policy: &Policy, line: &Line) -> Option<bool> {
     );
     let facts = line.message.as_ref().filter(|_| asked)?;
     let address = |text: &String| text.parse::<Address>().ok();
-    let from = facts.from.iter();
+    // No From is not an empty one: a policy asks whether there is one.
+    let from = (!facts.from.is_empty()).then(|| ("From".to_owned(), facts.from.join(", ")));
     let message = Message {
         sender: address(&facts.sender),
         recipients: facts.recipients.iter().filter_map(address).collect(),
-        from: from.clone().filter_map(address).collect(),
-        headers: vec![(
-            "From".to_owned(),
-            from.cloned().collect::<Vec<_>>().join(", "),
-        )],
+        from: facts.from.iter().filter_map(address).collect(),
+        headers: from.into_iter().collect(),
         fields: Vec::new(),
         size: facts.size,
         template: false,
