@@ -167,6 +167,8 @@ fn a_port_in_use_is_named() {
     write(folder.path(), "policy.lua", POLICY);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
+    // A warning that is logged before; a start that fails must not lose it.
+    let good = format!("{GOOD}  token: a-token-in-the-file\n");
     for (from, to) in [
         ("127.0.0.1:0\nupstream", "\nupstream"),
         ("admin:\n  listen: 127.0.0.1:0", ""),
@@ -176,9 +178,10 @@ fn a_port_in_use_is_named() {
         } else {
             format!("{address}{to}")
         };
-        write(folder.path(), "gatepost.yaml", &GOOD.replace(from, &to));
+        write(folder.path(), "gatepost.yaml", &good.replace(from, &to));
         let (status, _, err) = run(&["run", "--config", "gatepost.yaml"], folder.path());
         assert_eq!(status, Some(1));
+        assert!(err.contains("the secret stands in this file"), "{err}");
         assert!(err.contains(&address) && err.contains("in use"), "{err}");
         // It is not `check`'s business: a gatepost that runs is checked every day.
         assert_eq!(

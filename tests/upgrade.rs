@@ -1,6 +1,7 @@
 //! A new process takes over on SIGQUIT, and nobody notices.
 
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -18,7 +19,7 @@ impl Successor {
     }
 
     fn signal(&self, name: &str) {
-        let _ = std::process::Command::new("kill")
+        let _ = Command::new("kill")
             .args([format!("-{name}"), self.0.to_string()])
             .status();
     }
@@ -102,6 +103,96 @@ fn a_new_process_takes_over_under_load_without_a_failed_request() {
     wait_for("the new process to stop", || {
         TcpStream::connect(address).is_err()
     });
+}
+
+/// Clients of HTTP/2 that send one request after the other on one connection: they are told by GOAWAY, open another, and lose nothing.
+#[test]
+fn http2_clients_move_to_the_new_process() {
+    let upstream = Recorder::start();
+    let mut gate = Setup::before(upstream.address).start();
+    let address = gate.address;
+    let over = AtomicBool::new(false);
+    let client = |pause: u64| {
+        let mut connections = 0;
+        while !over.load(Ordering::SeqCst) {
+            let mut connection = Connection::open(address, TRUSTED);
+            connection.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+            connections += 1;
+            let mut stream = 1_u32;
+            while http2_request(&mut connection, stream) == Then::Again
+                && !over.load(Ordering::SeqCst)
+            {
+                stream += 2;
+                thread::sleep(Duration::from_millis(pause));
+            }
+        }
+        connections
+    };
+    let successor = thread::scope(|scope| {
+        let client = &client;
+        let clients: Vec<_> = [0, 1, 10, 100]
+            .map(|pause| scope.spawn(move || client(pause)))
+            .into_iter()
+            .collect();
+        wait_for("some load", || upstream.requests() > 100);
+        gate.signal("QUIT");
+        let successor = Successor::of(&gate);
+        assert_eq!(gate.wait_exit(), Some(0));
+        let seen = upstream.requests();
+        wait_for("load on the new process", || {
+            upstream.requests() > seen + 100
+        });
+        over.store(true, Ordering::SeqCst);
+        for client in clients {
+            assert!(client.join().unwrap() >= 2, "a connection to each process");
+        }
+        successor
+    });
+    drop(successor);
+}
+
+#[derive(PartialEq, Eq)]
+enum Then {
+    Again,
+    /// GOAWAY came: no further request on this connection.
+    Elsewhere,
+}
+
+/// One GET and its answer (RFC 9113 §6). Whatever else comes meanwhile is answered as a client has to.
+fn http2_request(connection: &mut Connection, stream: u32) -> Then {
+    let mut then = Then::Again;
+    // GET, http, /open, gate (RFC 7541 §6); the frame ends headers and stream.
+    let mut frame = vec![0, 0, 15, 1, 5];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(b"\x82\x86\x04\x05/open\x01\x04gate");
+    connection.write(frame);
+    loop {
+        let head = connection.exactly(9);
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let payload = connection.exactly(length as usize);
+        let (kind, flags) = (head[3], head[4]);
+        match kind {
+            0 | 1 => {
+                assert_eq!(head[5..], stream.to_be_bytes());
+                assert!(kind == 0 || payload[0] == 0x88, ":status 200, {payload:?}");
+                if flags & 1 != 0 {
+                    return then;
+                }
+            }
+            // SETTINGS and PING that are no acknowledgement want one.
+            4 if flags & 1 == 0 => connection.write([0, 0, 0, 4, 1, 0, 0, 0, 0]),
+            6 if flags & 1 == 0 => {
+                connection.write([&[0, 0, 8, 6, 1, 0, 0, 0, 0], &payload[..]].concat());
+            }
+            7 => {
+                let last = u32::from_be_bytes(payload[..4].try_into().unwrap());
+                assert!(last >= stream, "the request is not given up");
+                then = Then::Elsewhere;
+            }
+            3 => panic!("stream {stream} is reset: {payload:?}"),
+            _ => {}
+        }
+    }
 }
 
 /// A new process that cannot start changes nothing, and the log says why. Where its configuration names another address, it

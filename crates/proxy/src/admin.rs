@@ -6,7 +6,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use arc_swap::ArcSwap;
@@ -23,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::sync::{oneshot, watch};
 
+use crate::lifecycle::Phase;
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
 use crate::quota::QuotaStore;
@@ -34,7 +34,7 @@ use crate::snapshot::Snapshot;
 pub(crate) struct Admin {
     pub(crate) metrics: Metrics,
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
-    pub(crate) ready: Arc<AtomicBool>,
+    pub(crate) phase: Arc<Phase>,
     pub(crate) reload: SyncSender<Wanted>,
     pub(crate) quota: Arc<QuotaStore>,
     pub(crate) log: Arc<dyn LogControl>,
@@ -146,7 +146,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {
-    if admin.ready.load(Ordering::Relaxed) {
+    if admin.phase.is_ready() {
         "ready\n".into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response()

@@ -4,7 +4,6 @@
 //! without a permit there is no upstream address, so whatever goes wrong on the way, nothing passes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -32,6 +31,7 @@ use crate::body;
 use crate::connection::arrival;
 use crate::forward;
 use crate::inspect::Bodies;
+use crate::lifecycle::Phase;
 use crate::metrics::{Counted, Metrics};
 use crate::quota::{Charge, QuotaStore, Refund, failed_recipients};
 use crate::record::{Authentication, Record};
@@ -47,8 +47,7 @@ pub(crate) struct Door {
     pub(crate) audit: Arc<Audit>,
     pub(crate) quota: Arc<QuotaStore>,
     pub(crate) bodies: Bodies,
-    /// False when gatepost is about to stop.
-    pub(crate) ready: Arc<AtomicBool>,
+    pub(crate) phase: Arc<Phase>,
 }
 
 /// What one request carries with it.
@@ -81,7 +80,7 @@ impl Door {
     /// An answer that is written while gatepost is about to stop says `Connection: close`, so that the client goes elsewhere before
     /// it sends again. (HTTP/2 has GOAWAY for it.)
     fn part_from_client(&self, session: &mut Session) {
-        if !self.ready.load(Ordering::Relaxed) {
+        if self.phase.is_parting() {
             session.set_keepalive(None);
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::connection::Connections;
@@ -25,19 +25,40 @@ const HTTP2_PATIENCE: Duration = Duration::from_secs(3);
 /// How often it is looked whether everything is over.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How long what is as good as over may take.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// How far it has come. Everything is false as long as gatepost serves.
+#[derive(Default)]
+pub(crate) struct Phase {
+    not_ready: AtomicBool,
+    parting: AtomicBool,
+}
+
+impl Phase {
+    /// Whether clients should be sent here.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.not_ready.load(Ordering::Relaxed)
+    }
+
+    /// Whether clients that are here should come back on another connection.
+    pub(crate) fn is_parting(&self) -> bool {
+        self.parting.load(Ordering::Relaxed)
+    }
+}
+
 /// What the signals act on.
 pub(crate) struct Lifecycle {
     pub(crate) connections: Arc<Connections>,
     /// Of the tasks that accept and serve connections.
     pub(crate) tracker: TaskTracker,
-    /// What /readyz says; answers say `Connection: close` where it is false.
-    pub(crate) ready: Arc<AtomicBool>,
+    pub(crate) phase: Arc<Phase>,
     /// Ends the listeners.
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) reload: SyncSender<Wanted>,
     /// For the process after this one. They keep the listeners open as long as they are here.
     pub(crate) sockets: Sockets,
-    /// Ends the admin listener, which otherwise answers to the last.
+    /// Ends the admin listener. It answers to the last, and is gone when nobody listens to this any more.
     pub(crate) admin_over: watch::Sender<bool>,
 }
 
@@ -64,15 +85,18 @@ impl Lifecycle {
         drop(std::mem::take(sockets));
         match stop {
             Stop::AtOnce => return,
-            Stop::AfterRequests => systemd::stopping(),
+            Stop::AfterRequests => {
+                self.phase.not_ready.store(true, Ordering::Relaxed);
+                systemd::stopping();
+            }
             Stop::Followed(process) => {
-                // Its probes are asked from here on.
+                // Its probes are asked from here on, and this one's go on saying that all is well.
                 self.admin_over.send_replace(true);
                 systemd::followed_by(process);
                 tracing::info!(process, "a new gatepost is ready and takes over");
             }
         }
-        self.ready.store(false, Ordering::Relaxed);
+        self.phase.parting.store(true, Ordering::Relaxed);
         tokio::select! {
             () = self.leave(stop) => {}
             () = self.second_stop(&mut signals) => {
@@ -138,22 +162,25 @@ impl Lifecycle {
             sleep(delay).await;
         }
         self.stop.send_replace(true);
-        let timeout = self.connections.snapshot.load().drain_timeout;
-        tracing::info!(?timeout, "stopping: requests in flight may finish");
+        let most = self.connections.snapshot.load().drain_timeout;
+        tracing::info!(timeout = ?most, "stopping: requests in flight may finish");
         self.tracker.close();
         tokio::select! {
             () = self.tracker.wait() => {}
             () = self.only_silent_http2() => {}
-            () = sleep(timeout) => {
+            () = sleep(most) => {
                 tracing::warn!(open = self.tracker.len(), "stopped with connections still open");
                 return;
             }
         }
         // The last answers are out; their lines may still be about to be written.
-        let deadline = Instant::now() + Duration::from_secs(1);
+        let deadline = Instant::now() + LAST_ANSWERS;
         while self.connections.metrics.in_flight.get() > 0 && Instant::now() < deadline {
             sleep(LOOK).await;
         }
+        // So may an answer of the admin listener be.
+        self.admin_over.send_replace(true);
+        let _ = timeout(LAST_ANSWERS, self.admin_over.closed()).await;
         tracing::info!("stopped");
     }
 

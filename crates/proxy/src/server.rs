@@ -4,7 +4,6 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Duration;
@@ -28,7 +27,7 @@ use crate::audit::Audit;
 use crate::connection::Connections;
 use crate::door::Door;
 use crate::inspect::Bodies;
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, Phase};
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
 use crate::opening::Opening;
@@ -228,7 +227,7 @@ impl Server {
         let clients = listeners.iter().map(|(listener, _)| listener);
         let sockets = Sockets::of(clients, admin.as_ref()).map_err(system("the listeners"))?;
         let audit = reloader.audit.clone();
-        let ready = Arc::new(AtomicBool::new(true));
+        let phase = Arc::new(Phase::default());
         let (stop, shutdown) = watch::channel(false);
         let threads = reloader.settings.threads;
         let threads = threads.map_or_else(default_threads, NonZeroUsize::get);
@@ -238,7 +237,7 @@ impl Server {
             throttle,
             quota.clone(),
             threads,
-            ready.clone(),
+            phase.clone(),
         ));
         let tracker = TaskTracker::new();
         for (listener, opening) in listeners {
@@ -251,7 +250,7 @@ impl Server {
         let pages = Admin {
             metrics: reloader.metrics.clone(),
             snapshot: reloader.snapshot.clone(),
-            ready: ready.clone(),
+            phase: phase.clone(),
             reload: reload.clone(),
             quota,
             log: reloader.log.clone(),
@@ -259,6 +258,8 @@ impl Server {
         let (admin_over, over) = watch::channel(false);
         if let Some(listener) = admin {
             spawn_admin(listener, pages, over).map_err(system("the admin thread"))?;
+        } else {
+            drop(over);
         }
         let reloading = thread::Builder::new().name("reload".to_owned());
         let reloading = reloading.spawn(move || reloader.run(&wanted));
@@ -267,7 +268,7 @@ impl Server {
         let lifecycle = Lifecycle {
             connections,
             tracker,
-            ready,
+            phase,
             stop,
             reload,
             sockets,
@@ -293,7 +294,7 @@ fn connections(
     throttle: Throttle,
     quota: Arc<QuotaStore>,
     threads: usize,
-    ready: Arc<AtomicBool>,
+    phase: Arc<Phase>,
 ) -> Connections {
     let door = Door {
         snapshot: reloader.snapshot.clone(),
@@ -302,7 +303,7 @@ fn connections(
         audit: reloader.audit.clone(),
         quota,
         bodies: Bodies::new(reloader.settings.http.bodies_in_memory, threads),
-        ready,
+        phase,
     };
     let idle = reloader.settings.upstream.max_idle_connections;
     let conf = ServerConf {
@@ -429,6 +430,8 @@ fn spawn_admin(
         .enable_all()
         .build()?;
     let serving = move || {
+        // Says that the thread is there.
+        let _here = over.clone();
         if let Err(fault) = runtime.block_on(admin::serve(listener, admin, over)) {
             tracing::error!(%fault, "the admin listener failed");
         }
