@@ -115,7 +115,7 @@ fn a_refund_is_shared_and_so_is_a_reset() {
     assert_eq!(used(&first), 80);
     assert_eq!(status(&first, 80), 429);
     let mut admin = Connection::open(first.admin, TRUSTED);
-    admin.write("DELETE /quota/scott HTTP/1.1\r\nHost: a\r\n\r\n");
+    admin.write("DELETE /quota/scott HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert_eq!(admin.reply().unwrap().status, 200);
     assert_eq!(used(&second), 0);
     assert_eq!(status(&second, 80), 200);
