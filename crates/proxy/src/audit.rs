@@ -16,9 +16,9 @@ use std::time::{Duration, SystemTime};
 use gatepost_config::{AuditNames, AuditOutput};
 use prometheus::IntCounter;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
 use crate::record::{Facts, Record};
+use crate::shared_state::name_hash;
 
 /// Lines that may wait to be written.
 const WAITING: usize = 16 * 1024;
@@ -191,12 +191,7 @@ pub(crate) fn shown_name(name: &str, names: AuditNames) -> String {
     if !hash {
         return name.to_owned();
     }
-    let digest = Sha256::digest(name.as_bytes());
-    let (short, _) = digest.split_at(8);
-    let number = short
-        .iter()
-        .fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
-    format!("sha256:{number:016x}")
+    format!("sha256:{:016x}", name_hash(name) >> 64)
 }
 
 /// Whether a name is more likely a key, a token or a password that was put into the wrong field: it begins

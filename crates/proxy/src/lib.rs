@@ -23,6 +23,7 @@ mod record;
 mod reload;
 mod server;
 mod shadow;
+mod shared_state;
 mod snapshot;
 mod systemd;
 mod telling;

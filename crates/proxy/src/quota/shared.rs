@@ -11,11 +11,11 @@ use gatepost_auth::Secret;
 use gatepost_auth::quota::SLICES;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::Take;
+use crate::shared_state::{name_hash, plain};
 
 /// Longest wait for Redis. A request waits for it.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -279,19 +279,8 @@ fn script(text: &str, identity: &str, takes: &[Take]) -> Cmd {
 /// The braces keep all limits of an identity on one node of a cluster. Identities may hold anything, so a hash
 /// stands for them.
 fn key(identity: &str, take: &Take) -> String {
-    let digest = Sha256::digest(identity.as_bytes());
-    let (half, _) = digest.split_at(16);
-    let name = half
-        .iter()
-        .fold(0_u128, |all, byte| all << 8 | u128::from(*byte));
+    let name = name_hash(identity);
     let (slice, burst, _) = take.quota.micros();
     let (counted, limit) = (take.counted.as_str(), take.quota.limit());
     format!("gatepost:quota:{{{name:032x}}}:{counted}:{limit}:{slice}:{burst}")
-}
-
-/// What kind of fault it is. The rest of the text may hold what was sent.
-fn plain(fault: &redis::RedisError) -> String {
-    fault
-        .code()
-        .map_or_else(|| format!("{:?}", fault.kind()), str::to_owned)
 }

@@ -14,12 +14,12 @@ use gatepost_auth::address::limited_as;
 use gatepost_auth::throttle::Rate;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client};
-use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{Instant, timeout};
 
 use super::{Attempt, Kind, Memory};
 use crate::metrics::ThrottleMetrics;
+use crate::shared_state::{name_hash, plain};
 
 /// Failures that may wait to be told. Beyond that they count here alone.
 const WAITING: usize = 4096;
@@ -58,11 +58,7 @@ impl Failure {
         let name = match kind {
             Kind::Address => format!("gatepost:throttle:{address}"),
             Kind::AddressAndUser => {
-                let user = Sha256::digest(attempt.user.unwrap_or_default().as_bytes());
-                let (half, _) = user.split_at(16);
-                let user = half
-                    .iter()
-                    .fold(0_u128, |all, byte| all << 8 | u128::from(*byte));
+                let user = name_hash(attempt.user.unwrap_or_default());
                 format!("gatepost:throttle:{address}:{user:032x}")
             }
         };
@@ -185,11 +181,4 @@ impl Teller {
             .map_err(|fault| plain(&fault))?;
         Ok(Duration::from_micros(ahead))
     }
-}
-
-/// What kind of fault it is. The rest of the text may hold what was sent.
-fn plain(fault: &redis::RedisError) -> String {
-    fault
-        .code()
-        .map_or_else(|| format!("{:?}", fault.kind()), str::to_owned)
 }
