@@ -802,7 +802,7 @@ quotas: { limits: [{ for: [anyone], recipients: [4000000000/day] }] }";
 fn bodies_have_bounded_memory_all_together() {
     let upstream = Recorder::start();
     let gate = setup(upstream.address)
-        .with("http: { request_body_limit: 1MiB, bodies_in_memory: 2MiB, body_timeout: 1s }")
+        .with("http: { request_body_limit: 1MiB, bodies_in_memory: 2MiB, body_timeout: 6s }")
         .start();
     let head = "POST /api/inject/v1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n{";
     let mut held: Vec<_> = (0..2).map(|_| gate.connect(TRUSTED)).collect();
