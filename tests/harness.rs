@@ -123,13 +123,21 @@ impl Setup {
     }
 
     /// The YAML as it is written; lines given to [`Setup::with`] that begin with `policy.`, `upstream.`, `admin.` or
-    /// `listener.` go there.
+    /// `listener.` go there, those with `listeners.` behind it.
     fn yaml(&self) -> String {
-        let [mut policy, mut upstream, mut listener, mut admin, mut rest] =
-            [const { String::new() }; 5];
+        let [
+            mut policy,
+            mut upstream,
+            mut listener,
+            mut more,
+            mut admin,
+            mut rest,
+        ] = [const { String::new() }; 6];
         for line in self.extra.lines() {
             if let Some(line) = line.strip_prefix("listener.") {
                 let _ = writeln!(listener, "    {line}");
+            } else if let Some(line) = line.strip_prefix("listeners.") {
+                let _ = writeln!(more, "  {line}");
             } else if let Some(line) = line.strip_prefix("policy.") {
                 let _ = writeln!(policy, "  {line}");
             } else if let Some(line) = line.strip_prefix("admin.") {
@@ -146,7 +154,7 @@ impl Setup {
             "trusted_hosts: [127.0.0.1]\n"
         };
         format!(
-            "listeners:\n  - listen: 127.0.0.1:0\n{listener}upstream:\n  address: {}\n{upstream}{trusted}policy:\n  file: policy.lua\n{policy}routes:{}admin:\n  listen: 127.0.0.1:0\n{admin}{rest}",
+            "listeners:\n  - listen: 127.0.0.1:0\n{listener}{more}upstream:\n  address: {}\n{upstream}{trusted}policy:\n  file: policy.lua\n{policy}routes:{}admin:\n  listen: 127.0.0.1:0\n{admin}{rest}",
             self.upstream, self.routes
         )
     }

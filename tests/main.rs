@@ -31,5 +31,8 @@ mod startup;
 mod systemd;
 mod throttle;
 mod tidy;
+mod tls;
+mod tls_client;
 mod trace;
+mod unix_socket;
 mod upgrade;

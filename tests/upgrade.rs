@@ -1,12 +1,19 @@
 //! A new process takes over on SIGQUIT, and nobody notices.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Connection, Gatepost, Recorder, Setup, TRUSTED, get, inject, wait_for};
+use crate::harness::{
+    Connection, Gatepost, PATIENCE, Recorder, Setup, TRUSTED, get, inject, run, wait_for, write,
+};
+use crate::tls_client::curl;
 
 /// The process that took over; ended with the test.
 struct Successor(u64);
@@ -230,4 +237,125 @@ fn a_new_process_that_cannot_start_changes_nothing() {
     let mut connection = Connection::open(address, TRUSTED);
     connection.write(inject(""));
     assert_eq!(connection.reply().unwrap().status, 200);
+}
+
+/// A gatepost that listens on two Unix sockets.
+struct Local {
+    sockets: tempfile::TempDir,
+    gate: Gatepost,
+    /// What its file says.
+    yaml: String,
+}
+
+impl Local {
+    fn before(upstream: &Recorder) -> Self {
+        let sockets = tempfile::tempdir().unwrap();
+        let folder = sockets.path().display();
+        let gate = Setup::before(upstream.address)
+            .with("reload: { watch: off }")
+            .with(&format!("listeners.- listen: unix:{folder}/first"))
+            .with(&format!("listeners.- listen: unix:{folder}/second"))
+            .start();
+        let yaml = std::fs::read_to_string(gate.folder().join("gatepost.yaml")).unwrap();
+        Self {
+            sockets,
+            gate,
+            yaml,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.sockets.path().join(name)
+    }
+
+    fn inode(&self, name: &str) -> u64 {
+        std::fs::metadata(self.path(name)).unwrap().ino()
+    }
+
+    fn ask(&self, name: &str) -> String {
+        let socket = self.path(name).display().to_string();
+        let arguments = ["--unix-socket", &socket, "--data", "x", "http://a/open"];
+        curl(self.sockets.path(), &arguments).1
+    }
+
+    fn upgrade(&self, yaml: &str) {
+        std::fs::write(self.gate.folder().join("gatepost.yaml"), yaml).unwrap();
+        self.gate.signal("QUIT");
+    }
+
+    fn wait_fault(&self, reason: &str) {
+        self.gate.wait_log(|line| {
+            line["message"] == "the upgrade failed; this gatepost goes on"
+                && line["fault"].as_str().unwrap().contains(reason)
+        });
+    }
+}
+
+/// Unix sockets are handed over like others: the file stays and belongs to the new process. One that the new configuration does not
+/// name is removed.
+#[test]
+fn unix_sockets_are_handed_over() {
+    let upstream = Recorder::start();
+    let mut local = Local::before(&upstream);
+    let (first, before) = (local.path("first"), local.inode("first"));
+    let second = format!("  - listen: unix:{}\n", local.path("second").display());
+    let without = local.yaml.replace(&second, "");
+    assert_ne!(without, local.yaml);
+    let over = AtomicBool::new(false);
+    let load = || {
+        while !over.load(Ordering::SeqCst) {
+            let mut stream = UnixStream::connect(&first).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(get("/open").as_bytes()).unwrap();
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 200");
+        }
+    };
+    let successor = thread::scope(|scope| {
+        let load = scope.spawn(load);
+        local.upgrade(&without);
+        let successor = Successor::of(&local.gate);
+        let status = local.gate.wait_exit();
+        let seen = upstream.requests();
+        wait_for("load on the new process", || {
+            upstream.requests() > seen + 50 || load.is_finished()
+        });
+        over.store(true, Ordering::SeqCst);
+        load.join().unwrap();
+        assert_eq!(status, Some(0));
+        successor
+    });
+    assert_eq!(local.ask("first"), "1.1 200");
+    assert_eq!(local.inode("first"), before);
+    assert!(!local.path("second").exists());
+    let folder = local.gate.folder();
+    write(folder, "second.yaml", &without);
+    let (status, _, log) = run(&["run", "--config", "second.yaml"], folder);
+    assert_eq!(status, Some(1));
+    assert!(log.contains("the address is in use"), "{log}");
+    successor.signal("TERM");
+    wait_for("the file to be removed", || !first.exists());
+}
+
+/// A new process that does not get ready takes no file with it, and there are never two that listen at one path.
+#[test]
+fn unix_sockets_stay_where_the_new_process_fails() {
+    let upstream = Recorder::start();
+    let local = Local::before(&upstream);
+    let before = local.inode("first");
+    // It fails after it has taken the first socket up: this address is nobody's.
+    let second = format!("unix:{}", local.path("second").display());
+    local.upgrade(&local.yaml.replace(&second, "192.0.2.1:1"));
+    local.wait_fault("cannot listen on 192.0.2.1:1");
+    assert_eq!(local.ask("first"), "1.1 200");
+    assert_eq!(local.ask("second"), "1.1 200");
+    std::fs::rename(local.path("first"), local.path("aside")).unwrap();
+    let other = UnixListener::bind(local.path("first")).unwrap();
+    local.upgrade(&local.yaml);
+    local.wait_fault("the address is in use");
+    drop(other);
+    std::fs::rename(local.path("aside"), local.path("first")).unwrap();
+    assert_eq!(local.ask("first"), "1.1 200");
+    assert_eq!(local.inode("first"), before);
 }

@@ -1,6 +1,6 @@
 //! Client addresses and the lists of networks that trust hangs on.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::HeaderMap;
 use ipnet::{IpNet, Ipv4Net};
@@ -131,7 +131,7 @@ pub enum NetworkFault {
 /// How a connection reached gatepost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Arrival {
-    /// The address at the other end of the TCP connection.
+    /// The address at the other end of the TCP connection; unspecified where there is none.
     pub peer: IpAddr,
     /// What a PROXY header said, where one was required of the peer.
     pub told: Told,
@@ -147,11 +147,31 @@ pub enum Told {
     Unasked,
     /// Its client's address.
     Source(IpAddr),
+    /// Its client's address, said on a Unix socket: who may say it is a matter of who may open that.
+    SourceByFile(IpAddr),
     /// There was one, but it names no client: the proxy's own connection, or one that it cannot name.
     NoSource,
 }
 
 impl Arrival {
+    /// A connection on a Unix socket. It has no address, so nothing may be believed for one.
+    #[must_use]
+    pub fn local() -> Self {
+        Self {
+            peer: Ipv4Addr::UNSPECIFIED.into(),
+            told: Told::NoSource,
+        }
+    }
+
+    /// The address by which logs know it.
+    #[must_use]
+    pub fn client(&self) -> IpAddr {
+        match self.told {
+            Told::Source(source) | Told::SourceByFile(source) => source.to_canonical(),
+            Told::Nothing | Told::Unasked | Told::NoSource => self.peer.to_canonical(),
+        }
+    }
+
     /// A connection without a PROXY header.
     #[must_use]
     pub fn direct(peer: IpAddr) -> Self {
@@ -217,10 +237,7 @@ impl Origin {
     ) -> Result<Self, Refusal> {
         let peer = arrival.peer.to_canonical();
         let mut origin = Self {
-            client: match arrival.told {
-                Told::Source(source) => source.to_canonical(),
-                Told::Nothing | Told::Unasked | Told::NoSource => peer,
-            },
+            client: arrival.client(),
             peer,
             nameless: arrival.told == Told::NoSource,
             hops: Vec::new(),
@@ -232,10 +249,11 @@ impl Origin {
             Told::Source(_) if !trusted_proxies.contains(peer) => {
                 return Err(Refusal::ProxyHeader(ProxyHeaderFault::Distrusted));
             }
-            Told::Nothing | Told::Source(_) if !trusted_proxies.contains(origin.client) => {
-                return Ok(origin);
+            Told::Nothing | Told::Source(_) | Told::SourceByFile(_) => {
+                if !trusted_proxies.contains(origin.client) {
+                    return Ok(origin);
+                }
             }
-            Told::Nothing | Told::Source(_) => {}
         }
         match believed {
             HopHeader::XForwardedFor => {
@@ -657,6 +675,33 @@ mod tests {
         check_told(Told::Unasked, &["203.0.113.9"], "10.0.0.1");
         // Whose words the header is cannot be known.
         check_told(Told::NoSource, &["203.0.113.9"], "10.0.0.1");
+    }
+
+    /// The attack: whoever may open a Unix socket names a trusted host, or is in a list that holds every address.
+    #[test]
+    fn a_unix_socket_has_no_address() {
+        let headers = |value| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-forwarded-for", HeaderValue::from_static(value));
+            headers
+        };
+        let find = |arrival, value, proxies: &[&str]| {
+            let proxies = proxies.iter().map(|it| parse_network(it).unwrap());
+            let believed = HopHeader::XForwardedFor;
+            Origin::find(arrival, &headers(value), believed, &proxies.collect()).unwrap()
+        };
+        let origin = find(Arrival::local(), "127.0.0.1", &["0.0.0.0/0", "::/0"]);
+        assert_eq!(origin.trustworthy(), None);
+        assert_eq!(origin.client, address("0.0.0.0"));
+        // A PROXY header is believed, as the file's permissions say; headers of HTTP only behind a trusted proxy.
+        let told = |source| Arrival {
+            told: Told::SourceByFile(address(source)),
+            ..Arrival::local()
+        };
+        let origin = find(told("192.0.2.7"), "127.0.0.1", &["192.0.2.9"]);
+        assert_eq!(origin.trustworthy(), Some(address("192.0.2.7")));
+        let origin = find(told("192.0.2.9"), "192.0.2.8", &["192.0.2.9"]);
+        assert_eq!(origin.trustworthy(), Some(address("192.0.2.8")));
     }
 
     #[test]

@@ -165,7 +165,8 @@ fn bearer(token: &[u8], rules: &CredentialRules) -> Result<Credentials, Credenti
     }
 }
 
-fn check_user(user: &str, rules: &CredentialRules) -> Result<(), CredentialFault> {
+/// Whether a user may have this name.
+pub(crate) fn check_user(user: &str, rules: &CredentialRules) -> Result<(), CredentialFault> {
     if user.is_empty() {
         return Err(CredentialFault::EmptyUser);
     }

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use crate::address::{HopHeader, Networks, Origin};
-use crate::credentials::CredentialRules;
+use crate::credentials::{CredentialFault, CredentialRules, check_user};
 use crate::headers::ProtectedNames;
-use crate::identity::{Subject, SubjectKind};
+use crate::identity::{AuthInfo, Identity, IdentityContext, Mechanism, Subject, SubjectKind};
 use crate::message_rules::MessageRules;
 use crate::refusal::Refusal;
 use crate::route::{Route, Routes};
@@ -64,6 +64,26 @@ impl Gate {
                 Err(Refusal::Unauthorized)
             }
         }
+    }
+
+    /// Who a request without credentials is whose client showed a certificate of this name, verified by whoever calls.
+    ///
+    /// # Errors
+    ///
+    /// [`CredentialFault`] where the name would not do for a user either: it could be taken for something else.
+    pub fn by_certificate(&self, name: &str) -> Result<Subject, CredentialFault> {
+        check_user(name, &self.credentials)?;
+        let identity = Identity {
+            identity: name.to_owned(),
+            context: IdentityContext::GenericAuth,
+        };
+        // What passes for a user name passes for an identity; where it did not, nobody would be let in.
+        let info = AuthInfo::new(vec![identity], Vec::new())
+            .map_err(|_| CredentialFault::ControlCharacter)?;
+        Ok(Subject(SubjectKind::Authenticated(
+            info,
+            Mechanism::Certificate,
+        )))
     }
 
     /// The last step: may this subject use this route from this address?
@@ -159,7 +179,6 @@ impl Permit {
 mod tests {
     use super::*;
     use crate::address::parse_network;
-    use crate::identity::{AuthInfo, Mechanism};
     use crate::judgement::Judgement;
 
     const TRUSTED: &str = "10.0.0.1";
@@ -273,6 +292,33 @@ mod tests {
             let origin = Origin::direct(STRANGER.parse().unwrap());
             let got = gate.permit(&route, origin, subject);
             assert_eq!(got.is_ok(), expected, "{name}");
+        }
+    }
+
+    /// The attack: an authority that signs what it is asked to gives somebody a certificate that names a trusted
+    /// host's address, or a path.
+    #[test]
+    fn a_certificate_names_who_a_user_could_be() {
+        let gate = gate();
+        let subject = gate.by_certificate("scott@example.com").unwrap();
+        assert_eq!(subject.mechanism(), Some(Mechanism::Certificate));
+        assert_eq!(subject.identity().as_deref(), Some("scott@example.com"));
+        let route = route(&[Allow::Authenticated]);
+        let origin = Origin::direct(STRANGER.parse().unwrap());
+        assert!(gate.permit(&route, origin, subject).is_ok());
+        let long = "a".repeat(257);
+        for name in [
+            "",
+            TRUSTED,
+            "[::1]",
+            "spiffe://a/b",
+            "..\\a",
+            "a\nb",
+            "a\0b",
+            " a",
+            &long,
+        ] {
+            assert!(gate.by_certificate(name).is_err(), "{name:?}");
         }
     }
 

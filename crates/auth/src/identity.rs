@@ -13,6 +13,8 @@ pub enum Mechanism {
     Bearer,
     /// A client address inside `trusted_hosts`, without credentials.
     TrustedHost,
+    /// A client certificate that was verified, without credentials.
+    Certificate,
 }
 
 impl Mechanism {
@@ -23,6 +25,7 @@ impl Mechanism {
             Self::Basic => "basic",
             Self::Bearer => "bearer",
             Self::TrustedHost => "trusted_host",
+            Self::Certificate => "certificate",
         }
     }
 }

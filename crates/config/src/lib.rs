@@ -7,6 +7,7 @@
 
 mod fault;
 mod limits;
+mod listeners;
 mod node;
 mod read;
 mod routes;
@@ -22,9 +23,10 @@ use std::path::Path;
 
 pub use fault::{Fault, Faults};
 pub use settings::{
-    Admin, Audit, AuditNames, AuditOutput, Companions, DecisionCache, Http, IdentityForm, Listener,
-    Log, LogFormat, Policy, QuotaRule, Quotas, Reload, Settings, Signature, Throttle, Upstream,
-    UpstreamAddress, WhenDown,
+    Admin, Audit, AuditNames, AuditOutput, CertificateName, ClientCertificates, Companions,
+    DecisionCache, Http, IdentityForm, Listen, Listener, ListenerTls, Log, LogFormat, Policy,
+    QuotaRule, Quotas, Reload, Settings, Signature, Throttle, Upstream, UpstreamAddress,
+    UpstreamTls, WhenDown,
 };
 
 /// Ten thousand networks take a quarter of this. In bytes.

@@ -14,6 +14,7 @@ use gatepost_auth::{CredentialRules, Gate, MissingPassword, Sayable};
 use http::HeaderName;
 
 use crate::limits::{message_rules, quotas, warn_about_idle_limits};
+use crate::listeners::{listeners, taken};
 use crate::routes::routes;
 use crate::secret;
 use crate::section::Section;
@@ -37,7 +38,7 @@ pub(crate) fn settings(
     policy_read: &mut Option<Policy>,
 ) -> Option<Settings> {
     let mut files = Vec::new();
-    let listeners = listeners(&mut root);
+    let listeners = listeners(&mut root, folder, &mut files);
     let upstream = root
         .required_section("upstream")
         .and_then(|it| upstream(it, folder, &mut files));
@@ -129,41 +130,6 @@ fn own_headers(upstream: &Upstream) -> Vec<HeaderName> {
             .map(|(_, header)| header.clone()),
     );
     names
-}
-
-fn listeners(root: &mut Section<'_>) -> Vec<Listener> {
-    let mut listeners: Vec<Listener> = Vec::new();
-    for mut section in root.required_sections("listeners") {
-        if let Some(listen) = section.required("listen", value::listen_address) {
-            if let Some(other) = taken(listen, &listeners) {
-                let message = if other == listen {
-                    format!("{listen} is listened on twice")
-                } else {
-                    format!("{listen} and {other} are one port of one address")
-                };
-                section.reader().fault(section.place(), message);
-            }
-            let proxy_protocol = section.or("proxy_protocol", false, value::truth);
-            listeners.push(Listener {
-                listen,
-                proxy_protocol,
-            });
-        }
-        section.finish();
-    }
-    listeners
-}
-
-/// The listener that has this address already, by itself or by listening on all addresses.
-fn taken(listen: SocketAddr, listeners: &[Listener]) -> Option<SocketAddr> {
-    let same_host = |a: IpAddr, b: IpAddr| {
-        a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
-    };
-    listeners
-        .iter()
-        .map(|listener| listener.listen)
-        .filter(|other| other.port() == listen.port() && listen.port() != 0)
-        .find(|other| same_host(other.ip(), listen.ip()))
 }
 
 fn policy(mut section: Section<'_>, folder: &Path) -> Option<Policy> {

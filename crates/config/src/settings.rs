@@ -1,5 +1,6 @@
 //! Settings as used: what cannot be used cannot be built.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -48,19 +49,76 @@ pub struct Settings {
     pub audit: Audit,
     /// Log lines.
     pub log: Log,
-    /// Files that were read beside this one: secrets.
+    /// Files that matter beside this one: secrets, certificates and keys.
     pub files: Vec<PathBuf>,
     /// What is allowed, but probably not meant.
     pub warnings: Vec<Fault>,
 }
 
 /// One listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
-    /// Its address; port 0 lets the system choose.
-    pub listen: SocketAddr,
+    /// Its address.
+    pub listen: Listen,
     /// Whether connections from trusted proxies begin with a PROXY header.
     pub proxy_protocol: bool,
+    /// The permissions of a Unix socket.
+    pub unix_mode: u32,
+    /// Whether it speaks TLS.
+    pub tls: Option<ListenerTls>,
+}
+
+/// Where a listener listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// On this address; port 0 lets the system choose.
+    Tcp(SocketAddr),
+    /// On a Unix domain socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// TLS of a listener. The files are read by whoever uses them, again at every reload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// The certificate and those that vouch for it, PEM.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub private_key: PathBuf,
+    /// Whether clients have certificates too.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// What is made of clients' certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// Who has to vouch for them, PEM.
+    pub ca: PathBuf,
+    /// Whether a client without one is turned away.
+    pub required: bool,
+    /// Which of its names is the client's identity; none of them otherwise.
+    pub identity: Option<CertificateName>,
+}
+
+/// A name in a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateName {
+    /// The common name of its subject.
+    SubjectCn,
+    /// Its mail address.
+    SanEmail,
+    /// Its DNS name.
+    SanDns,
+    /// Its URI.
+    SanUri,
 }
 
 /// Where requests go, and how.
@@ -68,6 +126,8 @@ pub struct Listener {
 pub struct Upstream {
     /// The injection API.
     pub address: UpstreamAddress,
+    /// Whether it is spoken to over TLS.
+    pub tls: Option<UpstreamTls>,
     /// How the MTA learns the identity.
     pub identity: IdentityForm,
     /// What it learns beside it.
@@ -89,7 +149,7 @@ pub struct Upstream {
 /// Where the injection API listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamAddress {
-    /// Plain HTTP over TCP. The host is a name or an address without brackets.
+    /// TCP. The host is a name or an address without brackets.
     Tcp {
         /// Name or address.
         host: String,
@@ -103,6 +163,19 @@ pub enum UpstreamAddress {
         /// The `SQLite` file that keeps its messages; in memory otherwise.
         store: Option<PathBuf>,
     },
+}
+
+/// TLS towards the upstream. The files are read by whoever uses them, again at every reload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Who has to vouch for it, PEM; the system's authorities otherwise.
+    pub ca: Option<PathBuf>,
+    /// The name that its certificate has to hold: a DNS name, or an address.
+    pub server_name: String,
+    /// gatepost's own certificate and key, PEM.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Whether its certificate is looked at at all.
+    pub verify: bool,
 }
 
 /// How the MTA learns the identity.

@@ -8,6 +8,7 @@ mod document;
 mod limits;
 mod routes;
 mod shipped;
+mod tls;
 mod trust;
 mod values;
 
@@ -47,8 +48,10 @@ fn the_minimal_file_is_good() {
     assert_eq!(
         settings.listeners,
         [Listener {
-            listen: "0.0.0.0:8080".parse().unwrap(),
+            listen: Listen::Tcp("0.0.0.0:8080".parse().unwrap()),
             proxy_protocol: false,
+            unix_mode: 0o660,
+            tls: None,
         }]
     );
     assert!(

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::node::Place;
 use crate::section::Section;
-use crate::settings::Listener;
+use crate::settings::{Listen, Listener};
 use crate::value;
 
 /// Whom to believe what.
@@ -46,7 +46,9 @@ pub(crate) fn trust(root: &mut Section<'_>, listeners: &[Listener]) -> Trust {
         }
     }
     if proxies.is_empty()
-        && let Some(listener) = listeners.iter().find(|it| it.proxy_protocol)
+        && let Some(listener) = listeners
+            .iter()
+            .find(|it| it.proxy_protocol && matches!(it.listen, Listen::Tcp(_)))
     {
         root.reader().warn(
             root.place(),

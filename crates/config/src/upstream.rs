@@ -1,17 +1,20 @@
 //! The section `upstream`: where requests go, and how the identity goes with them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gatepost_auth::signature::SigningKeys;
 use http::HeaderName;
 
+use crate::listeners::file;
 use crate::node::Node;
 use crate::read::{HOUR, MILLISECOND};
 use crate::secret;
 use crate::section::{Complaint, Section, describe, shorten};
-use crate::settings::{Companions, IdentityForm, Signature, Upstream, UpstreamAddress};
+use crate::settings::{
+    Companions, IdentityForm, Signature, Upstream, UpstreamAddress, UpstreamTls,
+};
 use crate::value;
 
 /// Reads the section. `None` where a fault left something out; it has been recorded.
@@ -20,8 +23,9 @@ pub(crate) fn upstream(
     folder: &Path,
     files: &mut Vec<PathBuf>,
 ) -> Option<Upstream> {
-    let address = section.required("address", address);
+    let (address, scheme) = section.required("address", address).unzip();
     let address = with_store(&mut section, address, folder);
+    let tls = tls(&mut section, address.as_ref(), scheme, folder, files);
     let identity = identity(&mut section, folder, files);
     let companions = companions(section.section("companion_headers"));
     let signature = signature(section.section("signature"), folder, files);
@@ -45,6 +49,7 @@ pub(crate) fn upstream(
     section.finish();
     Some(Upstream {
         address: address?,
+        tls: tls?,
         identity: identity?,
         companions,
         signature: signature?,
@@ -226,31 +231,131 @@ fn refuse_shared_names(
     }
 }
 
-fn address(node: &Node) -> Result<UpstreamAddress, Complaint> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Https,
+}
+
+fn address(node: &Node) -> Result<(UpstreamAddress, Scheme), Complaint> {
     let text = value::text(node)?;
     if text == "demo" {
-        return Ok(UpstreamAddress::Demo { store: None });
+        return Ok((UpstreamAddress::Demo { store: None }, Scheme::Http));
     }
     if let Some(path) = text.strip_prefix("unix:") {
-        return unix_socket(path);
+        return unix_socket(path).map(|path| (UpstreamAddress::Unix(path), Scheme::Http));
     }
     // Schemes are written in any case (RFC 3986 §3.1).
-    let lower = text.to_ascii_lowercase();
-    if lower.starts_with("https://") {
-        return Err(
-            "an upstream over TLS is not supported yet; write `host:port` for plain HTTP"
-                .to_owned(),
-        );
+    let scheme = |scheme: &str| {
+        let (start, rest) = text.split_at_checked(scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then_some(rest)
+    };
+    if let Some(rest) = scheme("https://") {
+        return tcp(rest)
+            .or_else(|| tcp(&format!("{rest}:443")))
+            .map(|address| (address, Scheme::Https))
+            .ok_or_else(|| {
+                let found = describe(&node.value);
+                format!("expected `https://host:port` without a path, found {found}")
+            });
     }
-    if lower.starts_with("http://") {
+    if scheme("http://").is_some() {
         return Err("write `host:port` without `http://` and without a path".to_owned());
     }
-    tcp(&text).ok_or_else(|| {
-        format!(
-            "expected `host:port`, `unix:/path` or `demo`, found {}",
+    tcp(&text)
+        .map(|address| (address, Scheme::Http))
+        .ok_or_else(|| {
+            format!(
+                "expected `host:port`, `https://host:port`, `unix:/path` or `demo`, found {}",
+                describe(&node.value)
+            )
+        })
+}
+
+/// `None` is a fault that has been recorded, `Some(None)` an upstream without TLS.
+fn tls(
+    section: &mut Section<'_>,
+    address: Option<&UpstreamAddress>,
+    scheme: Option<Scheme>,
+    folder: &Path,
+    files: &mut Vec<PathBuf>,
+) -> Option<Option<UpstreamTls>> {
+    let written = section.node("tls").map(|node| node.place);
+    let mut tls = section.section("tls");
+    let ca = file(&mut tls, "ca", folder, files);
+    let server_name = tls.optional("server_name", server_name);
+    let certificate = file(&mut tls, "client_certificate", folder, files);
+    let key = file(&mut tls, "client_key", folder, files);
+    let verify = tls.optional("verify", |node| Ok((value::truth(node)?, node.place)));
+    let (reader, place) = (tls.reader(), tls.place());
+    tls.finish();
+    if scheme? == Scheme::Http {
+        if let Some(place) = written {
+            reader.fault(place, "`upstream.tls` is for `address: https://host:port`");
+        }
+        return Some(None);
+    }
+    if let Some((false, place)) = verify {
+        reader.warn(
+            place,
+            "whoever can put themselves between gatepost and the upstream reads and changes everything: `ca` is the way to trust a certificate of your own",
+        );
+    }
+    let host = match address? {
+        UpstreamAddress::Tcp { host, .. } => host,
+        UpstreamAddress::Unix(_) | UpstreamAddress::Demo { .. } => return Some(None),
+    };
+    let Some(server_name) = server_name.or_else(|| is_server_name(host).then(|| host.clone()))
+    else {
+        reader.fault(
+            place,
+            format!("no certificate can hold the name `{host}`: `upstream.tls.server_name` is missing, or faulty"),
+        );
+        return None;
+    };
+    let client = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) | (None, Some(_)) => {
+            reader.fault(
+                place,
+                "`upstream.tls.client_certificate` and `client_key` go together",
+            );
+            return None;
+        }
+    };
+    Some(Some(UpstreamTls {
+        ca,
+        server_name,
+        client,
+        verify: verify.is_none_or(|it| it.0),
+    }))
+}
+
+fn server_name(node: &Node) -> Result<String, Complaint> {
+    let text = value::text(node)?;
+    if is_server_name(&text) {
+        Ok(text)
+    } else {
+        Err(format!(
+            "expected a DNS name or an address, found {}",
             describe(&node.value)
-        )
-    })
+        ))
+    }
+}
+
+/// An underscore is left out on purpose: the proxy library looks for another name instead.
+fn is_server_name(text: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    text.parse::<IpAddr>().is_ok() || (text.len() <= 253 && text.split('.').all(label))
 }
 
 fn tcp(text: &str) -> Option<UpstreamAddress> {
@@ -271,7 +376,7 @@ fn tcp(text: &str) -> Option<UpstreamAddress> {
     (port != 0).then_some(UpstreamAddress::Tcp { host, port })
 }
 
-fn unix_socket(path: &str) -> Result<UpstreamAddress, Complaint> {
+pub(crate) fn unix_socket(path: &str) -> Result<PathBuf, Complaint> {
     // `sun_path` of unix(7) has 108 bytes, of which one ends it.
     const LONGEST: usize = 107;
     if !path.starts_with('/') {
@@ -283,7 +388,7 @@ fn unix_socket(path: &str) -> Result<UpstreamAddress, Complaint> {
             path.len()
         ));
     }
-    Ok(UpstreamAddress::Unix(PathBuf::from(path)))
+    Ok(PathBuf::from(path))
 }
 
 /// Adds `demo_store` to the demo's address, and refuses it beside any other.

@@ -8,6 +8,7 @@ use anyhow::Result;
 use gatepost_auth::MissingPassword;
 use gatepost_config::Settings;
 use gatepost_policy::{Policy, lets_missing_password_in, paths_made_from_user};
+use gatepost_proxy::check_certificates;
 
 use crate::settings::try_policy;
 
@@ -47,6 +48,14 @@ pub(crate) fn run(config: &Path, out: &mut impl Write) -> Result<ExitCode> {
             };
             if let Err(fault) = try_policy(&shadow) {
                 good = false;
+                writeln!(out, "{fault}")?;
+            }
+        }
+        if let Ok(settings) = &loaded
+            && let Err(faults) = check_certificates(settings)
+        {
+            good = false;
+            for fault in faults {
                 writeln!(out, "{fault}")?;
             }
         }

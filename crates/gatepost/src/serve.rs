@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use gatepost_config::{Settings, UpstreamAddress};
+use gatepost_config::{Listen, Settings, UpstreamAddress};
 use gatepost_proxy::{
     Build, Fingerprint, LogControl, Parts, Server, UpstreamTarget, tell_predecessor,
 };
@@ -38,7 +38,11 @@ pub(crate) fn demo(config: &Path) -> Result<()> {
     }
     let (log, _last_lines) = logging::init(&settings.0.log)?;
     let server = start(&file, settings, log)?;
-    if let Some(gate) = server.addresses().next() {
+    let tcp = |listen| match listen {
+        Listen::Tcp(address) => Some(address),
+        Listen::Unix(_) => None,
+    };
+    if let Some(gate) = server.addresses().find_map(tcp) {
         std::io::stdout().write_all(demo::invitation(gate).as_bytes())?;
     }
     server.run()?;

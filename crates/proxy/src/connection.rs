@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use gatepost_auth::Refusal;
@@ -11,21 +11,32 @@ use gatepost_auth::address::{Arrival, Told};
 use pingora_core::apps::{HttpServerApp as _, ServerApp as _};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::stream::Stream as TcpOrUnix;
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::{GetProxyDigest as _, GetSocketDigest as _, SocketDigest, Stream};
+use pingora_core::protocols::tls::TlsStream;
+use pingora_core::protocols::{ALPN, GetSocketDigest as _, SocketDigest, Ssl as _, Stream};
 use pingora_core::server::ShutdownWatch;
-use pingora_http::ResponseHeader;
-use pingora_proxy::{HttpProxy, Session};
-use tokio::net::TcpStream;
+use pingora_proxy::HttpProxy;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 
 use crate::answer;
 use crate::crowd::{Crowd, Place};
 use crate::door::Door;
-use crate::head::{HeadTimes, Incoming, Turn, next_head};
+use crate::head::{HeadTimes, Incoming, Turn, next_head, silent_after};
 use crate::metrics::{Counted, Metrics};
 use crate::opening::{Opened, Opening, proxy_header};
 use crate::record::Record;
 use crate::snapshot::Snapshot;
+use crate::tls::ServerTls;
+use crate::way::{Way, carry};
+
+/// Which way a connection came in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entrance {
+    /// Which of the listeners, as configured at the start.
+    pub(crate) listener: usize,
+    pub(crate) opening: Opening,
+}
 
 /// What every connection needs.
 pub(crate) struct Connections {
@@ -39,41 +50,58 @@ impl Connections {
     /// Serves one connection until it closes.
     pub(crate) async fn serve(
         &self,
-        tcp: TcpStream,
-        peer: SocketAddr,
-        opening: Opening,
+        socket: Accepted,
+        entrance: Entrance,
         mut shutdown: ShutdownWatch,
     ) {
-        let _open = Counted::new(&self.metrics.connections);
-        let mut stream = prepare(tcp, peer);
-        let mut arrival = Arrival::direct(peer.ip());
-        let _place = match self.enter(arrival.peer) {
+        let _open = Counted::new(&self.metrics.connections.open);
+        let mut arrival = socket.arrival();
+        let local = matches!(socket, Accepted::Unix(_));
+        let mut stream = socket.prepare();
+        let _place = match self.enter((!local).then_some(arrival.peer)) {
             Ok(place) => place,
             Err(refusal) => {
                 self.record_refusal(arrival, &refusal);
-                return answer::turn_away(Box::new(stream), &refusal).await;
+                // Over TLS words would cost a handshake, of which there would be too many.
+                if self.snapshot.load().tls(entrance.listener).is_none() {
+                    answer::turn_away(Box::new(stream), &refusal).await;
+                }
+                return;
             }
         };
-        if opening == Opening::ProxyHeader {
-            arrival.told = Told::Unasked;
-            if self.is_proxy(arrival.peer) {
+        if entrance.opening == Opening::ProxyHeader {
+            if local || self.is_proxy(arrival.peer) {
                 let time = self.snapshot.load().http.head_timeout;
-                match proxy_header(&mut stream, time, &mut shutdown).await {
-                    Opened::Told(told) => arrival.told = told,
+                arrival.told = match proxy_header(&mut stream, time, &mut shutdown).await {
+                    Opened::Told(Told::Source(source)) if local => Told::SourceByFile(source),
+                    Opened::Told(told) => told,
                     Opened::Closed => return,
                     Opened::Refused(refusal) => {
                         self.record_refusal(arrival, &refusal);
                         return answer::refuse_raw(Box::new(stream), &refusal).await;
                     }
-                }
-            }
-            if !carry(&mut stream, arrival) {
-                return;
+                };
+            } else {
+                arrival.told = Told::Unasked;
             }
         }
+        let way = Way::new(arrival, entrance.listener);
+        if !carry(&mut stream, &way) {
+            return;
+        }
+        let snapshot = self.snapshot.load_full();
+        if let Some(tls) = snapshot.tls(entrance.listener).cloned() {
+            let securing = self.secure(&tls, stream, &way, &snapshot, &mut shutdown);
+            let Some(stream) = securing.await else {
+                return;
+            };
+            drop(snapshot);
+            return self.serve_secure(stream, arrival, shutdown).await;
+        }
+        drop(snapshot);
         let first = self.head(&mut stream, Turn::First, &mut shutdown).await;
         if let Incoming::Http2(preface) = first {
-            let _http2 = Counted::new(&self.metrics.http2_connections);
+            let _http2 = Counted::new(&self.metrics.connections.http2);
             stream.rewind(&preface);
             self.proxy.process_new(Box::new(stream), &shutdown).await;
             return;
@@ -82,12 +110,73 @@ impl Connections {
             .await;
     }
 
-    fn enter(&self, peer: IpAddr) -> Result<Place, Refusal> {
+    /// A peer on a Unix socket has no address to be counted by.
+    fn enter(&self, peer: Option<IpAddr>) -> Result<Place, Refusal> {
         let snapshot = self.snapshot.load();
         let http = &snapshot.http;
         let limits = (http.max_connections, http.max_connections_per_address);
         self.crowd
             .enter(peer, limits, &snapshot.gate.trusted_proxies)
+    }
+
+    /// The handshake, within the time for a head. Before a client has begun one, nothing is lost by closing.
+    async fn secure(
+        &self,
+        tls: &ServerTls,
+        mut stream: TcpOrUnix,
+        way: &Way,
+        snapshot: &Snapshot,
+        shutdown: &mut ShutdownWatch,
+    ) -> Option<TlsStream<TcpOrUnix>> {
+        let handshake = async {
+            let mut byte = [0];
+            tokio::select! {
+                biased;
+                read = stream.read(&mut byte) => {
+                    // Without one, the handshake meets the same and says it.
+                    stream.rewind(byte.get(..read.unwrap_or(0)).unwrap_or_default());
+                }
+                () = silent_after(shutdown) => return Ok(None),
+            }
+            tls.handshake(stream).await.map(Some)
+        };
+        let fault = match timeout(snapshot.http.head_timeout, handshake).await {
+            Ok(Ok(None)) => return None,
+            Ok(Ok(Some(stream))) => {
+                way.secured(&stream, snapshot);
+                return Some(stream);
+            }
+            // What the library puts before it says nothing more.
+            Ok(Err(fault)) => {
+                let said = fault.to_string();
+                let last = said.rsplit("tls connect error: ").next();
+                last.unwrap_or_default().to_owned()
+            }
+            Err(_) => "it took too long".to_owned(),
+        };
+        self.metrics.connections.handshakes_failed.inc();
+        let client = way.arrival.client();
+        tracing::info!(target: "access", %client, detail = fault, "no TLS connection");
+        None
+    }
+
+    /// Over TLS the handshake says which HTTP it is (RFC 9113 §3.2): HTTP/2 that was not agreed on is a bad head.
+    async fn serve_secure(
+        &self,
+        mut stream: TlsStream<TcpOrUnix>,
+        arrival: Arrival,
+        mut shutdown: ShutdownWatch,
+    ) {
+        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+            let _http2 = Counted::new(&self.metrics.connections.http2);
+            self.proxy.process_new(Box::new(stream), &shutdown).await;
+            return;
+        }
+        let first = self
+            .head(&mut stream, Turn::FirstOverTls, &mut shutdown)
+            .await;
+        self.serve_http1(Box::new(stream), first, arrival, shutdown)
+            .await;
     }
 
     fn is_proxy(&self, peer: IpAddr) -> bool {
@@ -108,7 +197,7 @@ impl Connections {
                     self.record_refusal(arrival, &refusal);
                     return answer::refuse_raw(stream, &refusal).await;
                 }
-                Incoming::Http2(_) | Incoming::Closed => return,
+                Incoming::Http2(_) | Incoming::Closed => return say_goodbye(stream).await,
             };
             let mut session = ServerSession::new_http1(stream);
             session.set_read_timeout(Some(self.snapshot.load().http.body_timeout));
@@ -135,7 +224,7 @@ impl Connections {
     ) -> Incoming {
         let http = self.snapshot.load().http;
         let idle = match turn {
-            Turn::First => http.head_timeout,
+            Turn::First | Turn::FirstOverTls => http.head_timeout,
             Turn::Later => http.keepalive_timeout,
         };
         let times = HeadTimes {
@@ -149,10 +238,7 @@ impl Connections {
     fn record_refusal(&self, arrival: Arrival, refusal: &Refusal) {
         let mut record = Record::new(Instant::now(), self.snapshot.load().generation);
         record.peer = Some(arrival.peer);
-        record.client = Some(match arrival.told {
-            Told::Source(source) => source,
-            Told::Nothing | Told::Unasked | Told::NoSource => arrival.peer,
-        });
+        record.client = Some(arrival.client());
         record.refused(refusal);
         record.detail = Some(refusal.message().into_owned());
         self.metrics.count(&record);
@@ -160,45 +246,48 @@ impl Connections {
     }
 }
 
-/// Lets every request of the connection know how it arrived. The library carries what it was told about the
-/// proxy in front to its requests, of HTTP/1 and HTTP/2 alike, and has a place there for data of others.
-///
-/// False where it cannot be noted: then the connection must not be served, since without the note it would be taken
-/// for one that came directly.
-#[must_use]
-fn carry(stream: &mut TcpOrUnix, arrival: Arrival) -> bool {
-    // There was no CONNECT and so no answer to one; the field has to be filled.
-    let Ok(answer) = ResponseHeader::build(200, Some(0)) else {
-        return false;
-    };
-    stream.set_proxy_digest(ProxyDigest::new(Box::new(answer), Some(Box::new(arrival))));
-    true
+/// Over TLS a connection that just ends could have been cut off by somebody (RFC 8446 §6.1).
+async fn say_goodbye(mut stream: Stream) {
+    /// A client that does not take a few bytes is gone.
+    const TIME: Duration = Duration::from_secs(1);
+    if stream.get_ssl_digest().is_some() {
+        // Whether it was told or is gone: the connection closes.
+        let _ = timeout(TIME, AsyncWriteExt::shutdown(&mut stream)).await;
+    }
 }
 
-/// How the connection of a request arrived, as [`carry`] noted it.
-pub(crate) fn arrival(session: &Session) -> Result<Arrival, Refusal> {
-    let digest = session.digest().ok_or(Refusal::Internal)?;
-    let carried = digest.proxy_digest.as_ref();
-    let carried = carried.and_then(|it| it.user_data.as_ref()?.downcast_ref::<Arrival>());
-    if let Some(arrival) = carried {
-        return Ok(*arrival);
-    }
-    session
-        .client_addr()
-        .and_then(|address| address.as_inet())
-        .map(|address| Arrival::direct(address.ip()))
-        .ok_or(Refusal::Internal)
+/// A socket as it was accepted.
+pub(crate) enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
 }
 
-/// Wraps a socket for the proxy library, with the peer's address where the door looks for it.
-fn prepare(tcp: TcpStream, peer: SocketAddr) -> TcpOrUnix {
-    let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
-    // A new cell is empty, so this cannot fail.
-    let _ = digest.peer_addr.set(Some(peer.into()));
-    let mut stream = TcpOrUnix::from(tcp);
-    stream.set_socket_digest(digest);
-    if let Err(fault) = stream.set_nodelay() {
-        tracing::debug!(%fault, "cannot set TCP_NODELAY");
+impl Accepted {
+    fn arrival(&self) -> Arrival {
+        match self {
+            Self::Tcp(_, peer) => Arrival::direct(peer.ip()),
+            Self::Unix(_) => Arrival::local(),
+        }
     }
-    stream
+
+    /// Wraps it for the proxy library, with the peer's address where that looks for it.
+    fn prepare(self) -> TcpOrUnix {
+        let (mut stream, digest) = match self {
+            Self::Tcp(tcp, peer) => {
+                let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
+                // A new cell is empty, so this cannot fail.
+                let _ = digest.peer_addr.set(Some(peer.into()));
+                (TcpOrUnix::from(tcp), digest)
+            }
+            Self::Unix(unix) => {
+                let digest = SocketDigest::from_raw_fd(unix.as_raw_fd());
+                (TcpOrUnix::from(unix), digest)
+            }
+        };
+        stream.set_socket_digest(digest);
+        if let Err(fault) = stream.set_nodelay() {
+            tracing::debug!(%fault, "cannot set TCP_NODELAY");
+        }
+        stream
+    }
 }

@@ -28,7 +28,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::answer;
 use crate::audit::{Audit, shown_name};
 use crate::body;
-use crate::connection::arrival;
 use crate::forward;
 use crate::inspect::Bodies;
 use crate::lifecycle::Phase;
@@ -38,6 +37,7 @@ use crate::record::{Authentication, Record};
 use crate::shadow::{Answer, ask_credentials};
 use crate::snapshot::Snapshot;
 use crate::throttle::{Attempt, Throttle};
+use crate::way::{Way, way};
 
 /// Shared by all requests.
 pub(crate) struct Door {
@@ -123,7 +123,8 @@ impl Door {
         let request = session.req_header();
         record.method = Some(request.method.clone());
         let target = plain_target(request, &snapshot.http.head_limits)?;
-        let arrival = arrival(session)?;
+        let way = way(session)?;
+        let arrival = way.arrival;
         record.came_by(arrival);
         let (headers, proxies) = (&request.headers, &gate.trusted_proxies);
         let origin = Origin::find(arrival, headers, gate.hop_header, proxies)?;
@@ -134,7 +135,12 @@ impl Door {
         body::size(session, limit)?;
         let subject = match record.read(Credentials::from_headers(headers, &gate.credentials))? {
             Some(credentials) => self.judge(credentials, &origin, snapshot, record).await?,
-            None => record.found(gate.without_credentials(route, &origin))?,
+            None => {
+                let by_certificate = by_certificate(way, snapshot, record);
+                let subject =
+                    by_certificate.map_or_else(|| gate.without_credentials(route, &origin), Ok);
+                record.found(subject)?
+            }
         };
         record.known(&subject, headers);
         Ok((gate.permit(route, origin, subject)?, route))
@@ -188,6 +194,18 @@ impl Door {
         }
         subject
     }
+}
+
+/// Who the client's certificate says it is. One that names nobody is none, and the log says why.
+fn by_certificate(way: &Way, snapshot: &Snapshot, record: &mut Record) -> Option<Subject> {
+    let named = match way.identity(snapshot)? {
+        Ok(name) => {
+            let subject = snapshot.gate.by_certificate(&name);
+            subject.map_err(|fault| format!("the client certificate names nobody: {fault}"))
+        }
+        Err(fault) => Err(fault.to_string()),
+    };
+    named.map_err(|fault| record.detail = Some(fault)).ok()
 }
 
 /// The path and query, if they have one meaning. HTTP/1 heads were checked before they were parsed.
@@ -283,6 +301,7 @@ impl ProxyHttp for Door {
             expects_nothing: passage.body.is_some()
                 || session.req_header().version == Version::HTTP_10,
             answer_is_read: passage.charge.is_some(),
+            over_tls: way(session).is_ok_and(|it| it.is_secure()),
         };
         snapshot
             .upstream

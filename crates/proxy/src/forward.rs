@@ -14,6 +14,7 @@ use pingora_error::{Error, OrErr as _, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::telling::Telling;
+use crate::upstream_tls::UpstreamTls;
 
 /// The upstream, ready to be asked for.
 pub(crate) struct Upstream {
@@ -26,7 +27,7 @@ pub(crate) struct Upstream {
 /// Where the upstream listens, once names are resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpstreamTarget {
-    /// Plain HTTP over TCP.
+    /// TCP.
     Tcp(SocketAddr),
     /// Plain HTTP over a Unix domain socket.
     Unix(PathBuf),
@@ -46,11 +47,15 @@ impl Upstream {
     /// Where the path of a Unix socket is too long for the system.
     pub(crate) fn new(
         target: &UpstreamTarget,
+        tls: Option<UpstreamTls>,
         times: UpstreamTimes,
         telling: Telling,
     ) -> Result<Self> {
         let mut peer = match target {
-            UpstreamTarget::Tcp(address) => HttpPeer::new(*address, false, String::new()),
+            UpstreamTarget::Tcp(address) => match tls {
+                Some(tls) => tls.peer(*address),
+                None => HttpPeer::new(*address, false, String::new()),
+            },
             UpstreamTarget::Unix(path) => {
                 let path = path
                     .to_str()
@@ -99,7 +104,7 @@ impl Upstream {
         protected: &ProtectedNames,
         said: &Said<'_>,
     ) -> Result<()> {
-        let forwarded = Forwarded::of(request, permit.origin());
+        let forwarded = Forwarded::of(request, permit.origin(), said.over_tls);
         let client_said: Vec<HeaderName> = request
             .headers
             .keys()
@@ -145,6 +150,8 @@ pub(crate) struct Said<'a> {
     pub(crate) expects_nothing: bool,
     /// Whether the answer is to be understood here, so that it must not be compressed.
     pub(crate) answer_is_read: bool,
+    /// Whether the client spoke TLS.
+    pub(crate) over_tls: bool,
 }
 
 /// What the client's connection was like: as gatepost sees it, or as a trusted proxy says.
@@ -154,7 +161,7 @@ struct Forwarded {
 }
 
 impl Forwarded {
-    fn of(request: &RequestHeader, origin: &Origin) -> Self {
+    fn of(request: &RequestHeader, origin: &Origin, over_tls: bool) -> Self {
         let said = |name: &str| {
             let mut values = request.headers.get_all(name).iter();
             let value = values.next().filter(|_| origin.is_by_proxy())?;
@@ -170,7 +177,11 @@ impl Forwarded {
         Self {
             proto: said("x-forwarded-proto")
                 .filter(|proto| proto == "http" || proto == "https")
-                .unwrap_or(HeaderValue::from_static("http")),
+                .unwrap_or(HeaderValue::from_static(if over_tls {
+                    "https"
+                } else {
+                    "http"
+                })),
             host: said("x-forwarded-host")
                 .filter(|host| is_plain_host(host.as_bytes()))
                 .or_else(own_host),

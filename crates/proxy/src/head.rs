@@ -54,6 +54,8 @@ pub(crate) struct HeadTimes {
 pub(crate) enum Turn {
     /// The first bytes of a connection.
     First,
+    /// The same where TLS has said already that it is HTTP/1.
+    FirstOverTls,
     /// A further request on it.
     Later,
 }

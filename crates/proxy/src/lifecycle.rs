@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::connection::Connections;
+use crate::listening::SocketFile;
 use crate::reload::Wanted;
 use crate::systemd;
 use crate::upgrade::{Inherited, Sockets};
@@ -68,23 +69,32 @@ impl Lifecycle {
     /// # Errors
     ///
     /// The system's word, where a signal handler cannot be set up.
-    pub(crate) async fn serve(self, threads: Vec<Handle>, before: Inherited) -> io::Result<()> {
+    pub(crate) async fn serve(
+        self,
+        threads: Vec<Handle>,
+        before: Inherited,
+        files: &mut [SocketFile],
+    ) -> io::Result<()> {
         let signals = Signals::new()?;
         tokio::spawn(systemd::watchdog(threads));
         tracing::info!(process = std::process::id(), "ready");
         systemd::ready();
         before.ready();
-        self.run(signals).await;
+        files.iter_mut().for_each(SocketFile::keep);
+        if let Stop::Followed(_) = self.run(signals).await {
+            files.iter_mut().for_each(SocketFile::leave);
+        }
         Ok(())
     }
 
-    async fn run(mut self, mut signals: Signals) {
+    /// Waits until a signal says stop, and stops. Says what it was.
+    async fn run(mut self, mut signals: Signals) -> Stop {
         let stop = self.until_stop(&mut signals).await;
         // They would keep the listeners open.
         let Self { sockets, .. } = &mut self;
         drop(std::mem::take(sockets));
         match stop {
-            Stop::AtOnce => return,
+            Stop::AtOnce => return stop,
             Stop::AfterRequests => {
                 self.phase.not_ready.store(true, Ordering::Relaxed);
                 systemd::stopping();
@@ -103,6 +113,7 @@ impl Lifecycle {
                 tracing::warn!("stopped at once by a second signal");
             }
         }
+        stop
     }
 
     async fn until_stop(&self, signals: &mut Signals) -> Stop {
@@ -189,7 +200,7 @@ impl Lifecycle {
         let metrics = &self.connections.metrics;
         let mut since = Instant::now();
         while since.elapsed() < HTTP2_PATIENCE {
-            let http2 = usize::try_from(metrics.http2_connections.get()).unwrap_or(0);
+            let http2 = usize::try_from(metrics.connections.http2.get()).unwrap_or(0);
             if self.tracker.len() > http2 || metrics.in_flight.get() > 0 {
                 since = Instant::now();
             }
@@ -200,7 +211,7 @@ impl Lifecycle {
 
 /// How a signal wants gatepost to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
+pub(crate) enum Stop {
     AfterRequests,
     AtOnce,
     /// This process has taken over.

@@ -27,8 +27,7 @@ pub(crate) struct Metrics {
     policy_time: HistogramVec,
     upstream_time: Histogram,
     pub(crate) in_flight: IntGauge,
-    pub(crate) connections: IntGauge,
-    pub(crate) http2_connections: IntGauge,
+    pub(crate) connections: ConnectionMetrics,
     pub(crate) audit_lines_lost: IntCounter,
     log_lines_lost: IntCounter,
     pub(crate) throttle: ThrottleMetrics,
@@ -97,11 +96,7 @@ impl Metrics {
                 "Time from choosing the upstream to the head of its answer",
             ))?,
             in_flight: gauge("gatepost_requests_in_flight", "Requests being worked on")?,
-            connections: gauge("gatepost_connections", "Client connections that are open")?,
-            http2_connections: gauge(
-                "gatepost_http2_connections",
-                "Client connections that are open and speak HTTP/2",
-            )?,
+            connections: ConnectionMetrics::new(&registry)?,
             audit_lines_lost: counter(
                 "gatepost_audit_lines_lost_total",
                 "Lines of the audit log that could not be taken in time",
@@ -294,6 +289,32 @@ impl ThrottleMetrics {
         Ok(Self {
             redis_up: registered(registry, up)?,
             untold: registered(registry, untold)?,
+        })
+    }
+}
+
+/// Connections of clients.
+#[derive(Clone)]
+pub(crate) struct ConnectionMetrics {
+    pub(crate) open: IntGauge,
+    pub(crate) http2: IntGauge,
+    pub(crate) handshakes_failed: IntCounter,
+}
+
+impl ConnectionMetrics {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let gauge = |name, help| registered(registry, IntGauge::new(name, help)?);
+        let failed = IntCounter::new(
+            "gatepost_tls_handshakes_failed_total",
+            "Connections that ended before there was TLS",
+        )?;
+        Ok(Self {
+            open: gauge("gatepost_connections", "Client connections that are open")?,
+            http2: gauge(
+                "gatepost_http2_connections",
+                "Client connections that are open and speak HTTP/2",
+            )?,
+            handshakes_failed: registered(registry, failed)?,
         })
     }
 }

@@ -195,7 +195,7 @@ impl Record {
         Ok(credentials?)
     }
 
-    /// Notes a trusted host.
+    /// Notes a trusted host, or whom a certificate names.
     pub(crate) fn found(&mut self, subject: Result<Subject, Refusal>) -> Result<Subject, Refusal> {
         let mechanism = subject.as_ref().ok().and_then(Subject::mechanism);
         if mechanism.is_some() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
 use arc_swap::ArcSwap;
-use gatepost_config::{Settings, UpstreamAddress};
+use gatepost_config::{Listener, Settings, UpstreamAddress};
 use gatepost_policy::Policy;
 use tokio::sync::oneshot;
 
@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::server::resolve;
 use crate::snapshot::Snapshot;
 use crate::systemd;
+use crate::tls::load_all;
 
 /// What was read and tried.
 pub struct Loaded {
@@ -98,6 +99,8 @@ pub(crate) struct Reloader {
     pub(crate) log: Arc<dyn LogControl>,
     /// What runs now.
     pub(crate) settings: Settings,
+    /// The listeners that are open, with the TLS that they have now.
+    pub(crate) listeners: Vec<Listener>,
     /// What the files held before that was loaded.
     pub(crate) loaded: Fingerprint,
     /// Where the embedded injection API listens, if it was started.
@@ -164,8 +167,11 @@ impl Reloader {
             (UpstreamAddress::Demo { .. }, Some(demo)) => demo.clone(),
             (address, _) => resolve(address).map_err(|fault| fault.to_string())?,
         };
-        let generation = self.snapshot.load().generation + 1;
-        let snapshot = Snapshot::new(&settings, (policy, shadow), &target, generation)
+        let running = self.snapshot.load();
+        let generation = running.generation + 1;
+        let listeners = as_open(&self.listeners, &settings.listeners);
+        let tls = load_all(&listeners, &running.listeners)?;
+        let snapshot = Snapshot::new(&settings, (policy, shadow), &target, tls, generation)
             .map_err(|fault| fault.to_string())?;
         // One store: from here on every new request sees the new, and none sees both.
         self.snapshot.store(Arc::new(snapshot));
@@ -179,8 +185,35 @@ impl Reloader {
         // Also where the file names the same as before: what was set by hand meanwhile ends here.
         self.log.set_level(&settings.log.level)?;
         self.settings = settings;
+        self.listeners = listeners;
         Ok(())
     }
+}
+
+/// The listeners that are open, with what a reload may change about them: the files of their TLS and what is made
+/// of clients' certificates. One that is not configured any more goes on as it is.
+fn as_open(open: &[Listener], new: &[Listener]) -> Vec<Listener> {
+    let same = |old: &Listener, new: &Listener| {
+        new.listen == old.listen && new.tls.is_some() == old.tls.is_some()
+    };
+    let renewed = |(index, old): (usize, &Listener)| {
+        let at_its_place = new.get(index).filter(|it| same(old, it));
+        let found = at_its_place.or_else(|| new.iter().find(|it| same(old, it)));
+        Listener {
+            tls: found.map_or(&old.tls, |it| &it.tls).clone(),
+            ..old.clone()
+        }
+    };
+    open.iter().enumerate().map(renewed).collect()
+}
+
+/// What cannot change about listeners that are open.
+fn fixed(listeners: &[Listener]) -> impl PartialEq {
+    let fixed = |it: &Listener| {
+        let tls = it.tls.is_some();
+        (it.listen.clone(), it.proxy_protocol, it.unix_mode, tls)
+    };
+    listeners.iter().map(fixed).collect::<Vec<_>>()
 }
 
 /// The keys that were changed and cannot change while gatepost runs.
@@ -192,7 +225,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
     let admin = |settings: &Settings| settings.admin.as_ref().map(|it| it.listen);
     let idle = |settings: &Settings| settings.upstream.max_idle_connections;
     [
-        ("listeners", old.listeners != new.listeners),
+        ("listeners", fixed(&old.listeners) != fixed(&new.listeners)),
         ("admin", admin(old) != admin(new)),
         ("threads", old.threads != new.threads),
         ("log.format", old.log.format != new.log.format),

@@ -9,10 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use gatepost_config::UpstreamAddress;
+use gatepost_config::{Listen, UpstreamAddress};
 use gatepost_policy::PolicyCounters;
 use pingora_core::apps::HttpServerOptions;
-use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use pingora_runtime::Runtime;
@@ -28,22 +27,20 @@ use crate::connection::Connections;
 use crate::door::Door;
 use crate::inspect::Bodies;
 use crate::lifecycle::{Lifecycle, Phase};
+use crate::listening::{Listening, accept, open_admin};
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
-use crate::opening::Opening;
 use crate::quota::QuotaStore;
 use crate::reload::{Fingerprint, Loaded, Reloader, Source};
 use crate::snapshot::Snapshot;
 use crate::systemd;
 use crate::throttle::Throttle;
-use crate::upgrade::{Inherited, Sockets, Use};
-
-/// Connections that the kernel completes before they are accepted.
-const BACKLOG: i32 = 4096;
+use crate::tls::load_all;
+use crate::upgrade::{Inherited, Sockets};
 
 /// A gatepost whose listeners are open but not served yet.
 pub struct Server {
-    listeners: Vec<(std::net::TcpListener, Opening)>,
+    listeners: Vec<Listening>,
     admin: Option<std::net::TcpListener>,
     throttle: Throttle,
     quota: Arc<QuotaStore>,
@@ -76,7 +73,7 @@ pub enum StartError {
     #[error("cannot listen on {address}: {}", reason(source))]
     Listen {
         /// As configured.
-        address: SocketAddr,
+        address: Listen,
         /// The system's word on it.
         source: io::Error,
     },
@@ -90,6 +87,9 @@ pub enum StartError {
         /// The system's word on it.
         source: io::Error,
     },
+    /// A certificate or key cannot be used.
+    #[error("{0}")]
+    Certificate(String),
     /// The upstream cannot be used.
     #[error("cannot use the upstream: {0}")]
     Upstream(String),
@@ -139,32 +139,20 @@ impl Server {
             (UpstreamAddress::Demo { .. }, Some(demo)) => demo.clone(),
             (address, _) => resolve(address)?,
         };
-        let snapshot = Snapshot::new(&settings, (policy, shadow), &target, 1)?;
+        let tls = load_all(&settings.listeners, &[]).map_err(StartError::Certificate)?;
+        let snapshot = Snapshot::new(&settings, (policy, shadow), &target, tls, 1)?;
         let metrics = Metrics::new(Registry::new(), build.version, build.revision, counters)
             .map_err(|fault| StartError::Internal(fault.to_string()))?;
         let system = |what| move |source| StartError::System { what, source };
         let mut inherited = Inherited::take().map_err(system("what the gatepost before left"))?;
-        let mut listen = |kind, address| match inherited.listener(kind, address) {
-            Some(listener) => Ok(listener),
-            None => listen(address),
-        };
         let listeners = settings
             .listeners
             .iter()
-            .map(|it| {
-                let opening = if it.proxy_protocol {
-                    Opening::ProxyHeader
-                } else {
-                    Opening::Request
-                };
-                Ok((listen(Use::Clients, it.listen)?, opening))
-            })
+            .map(|it| Listening::open(it, &mut inherited))
             .collect::<Result<_, _>>()?;
-        let admin = settings
-            .admin
-            .as_ref()
-            .map(|it| listen(Use::Admin, it.listen))
-            .transpose()?;
+        let admin = settings.admin.as_ref();
+        let admin = admin.map(|it| open_admin(it.listen, &mut inherited));
+        let admin = admin.transpose()?;
         let audit = Audit::start(&settings.audit.output, metrics.audit_lines_lost.clone())
             .map_err(system("the audit log"))?;
         let throttle =
@@ -178,6 +166,7 @@ impl Server {
             metrics,
             audit: Arc::new(audit),
             log,
+            listeners: settings.listeners.clone(),
             settings,
             loaded: fingerprint,
             demo,
@@ -193,10 +182,8 @@ impl Server {
     }
 
     /// The addresses that are listened on, with the ports that the system chose.
-    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.listeners
-            .iter()
-            .filter_map(|(listener, _)| listener.local_addr().ok())
+    pub fn addresses(&self) -> impl Iterator<Item = Listen> {
+        self.listeners.iter().filter_map(Listening::address)
     }
 
     /// The admin listener's address.
@@ -224,8 +211,7 @@ impl Server {
             reloader,
             inherited,
         } = self;
-        let clients = listeners.iter().map(|(listener, _)| listener);
-        let sockets = Sockets::of(clients, admin.as_ref()).map_err(system("the listeners"))?;
+        let sockets = Sockets::of(&listeners, admin.as_ref()).map_err(system("the listeners"))?;
         let audit = reloader.audit.clone();
         let phase = Arc::new(Phase::default());
         let (stop, shutdown) = watch::channel(false);
@@ -240,11 +226,8 @@ impl Server {
             phase.clone(),
         ));
         let tracker = TaskTracker::new();
-        for (listener, opening) in listeners {
-            let (connections, shutdown) = (connections.clone(), shutdown.clone());
-            let accepting = accept(listener, opening, connections, shutdown, tracker.clone());
-            tracker.spawn_on(accepting, runtime.get_handle());
-        }
+        // Removed when all is over, also where a task does not come to its end.
+        let mut socket_files = accept(listeners, &connections, &shutdown, &tracker, &runtime);
         // A reload that is wanted while one is under way and another waits is the same as that one.
         let (reload, wanted) = sync_channel(1);
         let pages = Admin {
@@ -275,10 +258,11 @@ impl Server {
             admin_over,
         };
         let threads = systemd::threads(&runtime);
-        main.block_on(lifecycle.serve(threads, inherited))
+        main.block_on(lifecycle.serve(threads, inherited, &mut socket_files))
             .map_err(system("signal handlers"))?;
         runtime.shutdown_timeout(Duration::ZERO);
         audit.flush();
+        drop(socket_files);
         Ok(())
     }
 }
@@ -357,67 +341,6 @@ pub(crate) fn resolve(address: &UpstreamAddress) -> Result<UpstreamTarget, Start
         UpstreamAddress::Demo { .. } => Err(StartError::Upstream(
             "the embedded injection API was not started".to_owned(),
         )),
-    }
-}
-
-fn listen(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
-    let open = || {
-        let domain = socket2::Domain::for_address(address);
-        let socket =
-            socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
-        // A restart must not wait for the last connections of the process before it.
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket.into())
-    };
-    open().map_err(|source| StartError::Listen { address, source })
-}
-
-async fn accept(
-    listener: std::net::TcpListener,
-    opening: Opening,
-    connections: Arc<Connections>,
-    mut shutdown: ShutdownWatch,
-    tracker: TaskTracker,
-) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(fault) => return tracing::error!(%fault, "cannot serve a listener"),
-    };
-    let unseen = shutdown.clone();
-    let serve = |tcp, peer| {
-        let (connections, shutdown) = (connections.clone(), unseen.clone());
-        let serving = async move { connections.serve(tcp, peer, opening, shutdown).await };
-        tracker.spawn_on(serving, &pingora_runtime::current_handle());
-    };
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            accepted = listener.accept() => accepted,
-            _ = shutdown.wait_for(|stop| *stop) => break,
-        };
-        match accepted {
-            Ok((tcp, peer)) => serve(tcp, peer),
-            Err(fault) => {
-                tracing::error!(%fault, "cannot accept a connection");
-                // Out of file descriptors, most likely: nothing is gained by trying at full speed.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-    // What the kernel has taken in already is served before the listener closes. Asked of the kernel itself: the
-    // runtime may not have heard of the last ones yet.
-    let Ok(listener) = listener.into_std() else {
-        return;
-    };
-    while let Ok((tcp, peer)) = listener.accept() {
-        if tcp.set_nonblocking(true).is_ok()
-            && let Ok(tcp) = tokio::net::TcpStream::from_std(tcp)
-        {
-            serve(tcp, peer);
-        }
     }
 }
 

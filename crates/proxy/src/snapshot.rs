@@ -11,6 +11,8 @@ use http::HeaderValue;
 use crate::forward::{Upstream, UpstreamTarget, UpstreamTimes};
 use crate::server::StartError;
 use crate::telling::Telling;
+use crate::tls::ServerTls;
+use crate::upstream_tls::UpstreamTls;
 
 /// INVARIANT: a request takes one snapshot at its beginning and uses no other, so it never sees the
 /// routes of one configuration and the policy of another.
@@ -20,6 +22,8 @@ pub(crate) struct Snapshot {
     /// Asked the same, without effect.
     pub(crate) shadow: Option<Arc<Policy>>,
     pub(crate) upstream: Upstream,
+    /// The TLS of every listener that is open, in their order.
+    pub(crate) listeners: Vec<Option<Arc<ServerTls>>>,
     pub(crate) http: Http,
     pub(crate) throttle: Throttle,
     pub(crate) audit: Audit,
@@ -35,10 +39,16 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    /// The TLS of a listener, where it has any.
+    pub(crate) fn tls(&self, listener: usize) -> Option<&Arc<ServerTls>> {
+        self.listeners.get(listener)?.as_ref()
+    }
+
     pub(crate) fn new(
         settings: &Settings,
         policies: (Policy, Option<Policy>),
         target: &UpstreamTarget,
+        listeners: Vec<Option<Arc<ServerTls>>>,
         generation: u64,
     ) -> Result<Self, StartError> {
         let upstream = &settings.upstream;
@@ -47,11 +57,14 @@ impl Snapshot {
             response: upstream.response_timeout,
             idle: upstream.idle_timeout,
         };
+        let tls = upstream.tls.as_ref().map(UpstreamTls::load).transpose();
+        let tls = tls.map_err(StartError::Certificate)?;
         Ok(Self {
+            listeners,
             gate: settings.gate.clone(),
             policy: Arc::new(policies.0),
             shadow: policies.1.map(Arc::new),
-            upstream: Upstream::new(target, times, Telling::new(upstream))
+            upstream: Upstream::new(target, tls, times, Telling::new(upstream))
                 .map_err(|fault| StartError::Upstream(fault.to_string()))?,
             http: settings.http,
             throttle: settings.throttle.clone(),

@@ -9,8 +9,9 @@ use std::env;
 use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpListener};
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -18,7 +19,10 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt::socket_acceptconn,
 };
+use socket2::{SockAddr, Socket};
 use tokio::io::AsyncReadExt as _;
+
+use crate::listening::{FileId, Listening, SocketFile};
 
 /// Holds the predecessor's process id in the environment of a process that is to take over.
 const VARIABLE: &str = "GATEPOST_UPGRADE";
@@ -38,23 +42,56 @@ pub(crate) enum Use {
     Admin,
 }
 
+/// What is said of a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Label {
+    /// As [`Use::byte`] has it. One that this version does not know is nobody's.
+    kind: u8,
+    /// Its file, where it has one.
+    file: Option<FileId>,
+}
+
+impl Label {
+    const LENGTH: usize = 1 + FileId::LENGTH;
+
+    fn to_bytes(self) -> [u8; Self::LENGTH] {
+        let mut bytes = [0; Self::LENGTH];
+        let (kind, file) = bytes.split_at_mut(1);
+        kind.fill(self.kind);
+        if let Some(id) = self.file {
+            file.copy_from_slice(&id.to_bytes());
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
+        let [kind, file @ ..] = bytes;
+        Self {
+            kind,
+            file: FileId::from_bytes(file),
+        }
+    }
+}
+
 /// The listening sockets of this process, for the one after it.
 #[derive(Default)]
-pub(crate) struct Sockets(Vec<(Use, OwnedFd)>);
+pub(crate) struct Sockets(Vec<(Label, OwnedFd)>);
 
 impl Sockets {
     /// # Errors
     ///
     /// Where there are no more file descriptors.
-    pub(crate) fn of<'a>(
-        clients: impl Iterator<Item = &'a TcpListener>,
-        admin: Option<&'a TcpListener>,
-    ) -> io::Result<Self> {
-        let sockets = clients
-            .map(|it| (Use::Clients, it))
-            .chain(admin.map(|it| (Use::Admin, it)));
-        let sockets = sockets.map(|(kind, it)| Ok((kind, it.as_fd().try_clone_to_owned()?)));
-        sockets.collect::<io::Result<_>>().map(Self)
+    pub(crate) fn of(listeners: &[Listening], admin: Option<&TcpListener>) -> io::Result<Self> {
+        let of = |kind: Use, file, socket: &dyn AsFd| {
+            let kind = kind.byte();
+            Ok((Label { kind, file }, socket.as_fd().try_clone_to_owned()?))
+        };
+        let listeners = listeners.iter().map(|it| {
+            let file = it.file.as_ref().map(SocketFile::id);
+            of(Use::Clients, file, &it.socket)
+        });
+        let admin = admin.map(|it| of(Use::Admin, None, it));
+        listeners.chain(admin).collect::<io::Result<_>>().map(Self)
     }
 
     /// Starts this program as it was started, and gives the process id once it is ready. Where it does not get there, or this
@@ -82,8 +119,8 @@ impl Sockets {
 
     fn start(&self) -> io::Result<(Successor, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
-        for (kind, socket) in &self.0 {
-            send(&ours, *kind, socket)?;
+        for (label, socket) in &self.0 {
+            send(&ours, *label, socket)?;
         }
         ours.shutdown(Shutdown::Write)?;
         // As a shell would: a name without a slash is looked for in PATH, and a link leads to what it names now.
@@ -138,15 +175,14 @@ impl Drop for Successor {
     }
 }
 
-fn send(to: &UnixStream, kind: Use, socket: &OwnedFd) -> io::Result<()> {
+fn send(to: &UnixStream, label: Label, socket: &OwnedFd) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let sockets = [socket.as_fd()];
     control.push(SendAncillaryMessage::ScmRights(&sockets));
-    let byte = [kind.byte()];
     sendmsg(
         to,
-        &[IoSlice::new(&byte)],
+        &[IoSlice::new(&label.to_bytes())],
         &mut control,
         SendFlags::NOSIGNAL,
     )?;
@@ -154,13 +190,13 @@ fn send(to: &UnixStream, kind: Use, socket: &OwnedFd) -> io::Result<()> {
 }
 
 /// `None` at the end.
-fn receive(from: &UnixStream) -> io::Result<Option<(u8, Option<OwnedFd>)>> {
+fn receive(from: &UnixStream) -> io::Result<Option<(Label, Option<OwnedFd>)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
+    let mut label = [0; Label::LENGTH];
     let message = recvmsg(
         from,
-        &mut [IoSliceMut::new(&mut byte)],
+        &mut [IoSliceMut::new(&mut label)],
         &mut control,
         RecvFlags::CMSG_CLOEXEC,
     )?;
@@ -173,8 +209,7 @@ fn receive(from: &UnixStream) -> io::Result<Option<(u8, Option<OwnedFd>)>> {
             socket = sockets.next();
         }
     }
-    let [kind] = byte;
-    Ok(Some((kind, socket)))
+    Ok(Some((Label::from_bytes(label), socket)))
 }
 
 impl Use {
@@ -189,7 +224,7 @@ impl Use {
 /// What the process before this one has handed over, if there is one.
 #[derive(Default)]
 pub(crate) struct Inherited {
-    sockets: Vec<(u8, TcpListener)>,
+    sockets: Vec<(Label, Socket)>,
     predecessor: Option<UnixStream>,
 }
 
@@ -205,8 +240,8 @@ impl Inherited {
         };
         predecessor.set_read_timeout(Some(SHORTLY))?;
         let mut sockets = Vec::new();
-        while let Some((kind, socket)) = receive(&predecessor)? {
-            sockets.extend(socket.map(|it| (kind, TcpListener::from(it))));
+        while let Some((label, socket)) = receive(&predecessor)? {
+            sockets.extend(socket.map(|it| (label, Socket::from(it))));
         }
         Ok(Self {
             sockets,
@@ -215,24 +250,52 @@ impl Inherited {
     }
 
     /// The socket that listens where this one is to, if it is there. Port 0 takes whichever port the system chose before.
-    pub(crate) fn listener(&mut self, kind: Use, address: SocketAddr) -> Option<TcpListener> {
-        let place = self.sockets.iter().position(|(its, socket)| {
-            let here = |it: SocketAddr| {
-                it.ip() == address.ip() && (it.port() == address.port() || address.port() == 0)
-            };
-            *its == kind.byte()
+    pub(crate) fn tcp(&mut self, kind: Use, address: SocketAddr) -> Option<TcpListener> {
+        let here = |it: SocketAddr| {
+            it.ip() == address.ip() && (it.port() == address.port() || address.port() == 0)
+        };
+        let socket = self.take_out(kind, |_, it| it.as_socket().is_some_and(here))?;
+        Some(socket.into())
+    }
+
+    /// The socket that listens here, if it is there and the file is still its own: one that was removed, or that another has
+    /// put in its place, leads nobody to it.
+    pub(crate) fn unix(&mut self, path: &Path) -> Option<UnixListener> {
+        let file = FileId::of(path).ok()?;
+        let socket = self.take_out(Use::Clients, |its, it| {
+            its == Some(file) && it.as_pathname() == Some(path)
+        })?;
+        Some(socket.into())
+    }
+
+    fn take_out(
+        &mut self,
+        kind: Use,
+        wanted: impl Fn(Option<FileId>, &SockAddr) -> bool,
+    ) -> Option<Socket> {
+        let place = self.sockets.iter().position(|(label, socket)| {
+            label.kind == kind.byte()
                 && socket_acceptconn(socket).unwrap_or(false)
-                && socket.local_addr().is_ok_and(here)
+                && socket.local_addr().is_ok_and(|it| wanted(label.file, &it))
         })?;
         Some(self.sockets.remove(place).1)
     }
 
-    /// Tells the predecessor that it can go. What listens where the configuration does not say any more is closed.
+    /// Tells the predecessor that it can go. What listens where the configuration does not say any more is closed, and its
+    /// file removed: the predecessor leaves all of them.
     pub(crate) fn ready(self) {
         if let Some(mut predecessor) = self.predecessor
             && let Err(fault) = predecessor.write_all(READY)
         {
             tracing::warn!(%fault, "the gatepost before this one cannot be told to go");
+        }
+        for (label, socket) in self.sockets {
+            if let Some(file) = label.file
+                && let Ok(address) = socket.local_addr()
+                && let Some(path) = address.as_pathname()
+            {
+                drop(SocketFile::new(path, file));
+            }
         }
     }
 }

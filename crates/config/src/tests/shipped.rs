@@ -28,6 +28,18 @@ fn the_reference_is_true() {
     list(&tree, "", &mut written);
     // These contradict other keys of the reference, so a comment has to do.
     let comments = [
+        "listeners.unix_mode",
+        "listeners.tls_certificate",
+        "listeners.tls_private_key",
+        "listeners.client_ca",
+        "listeners.client_certificate",
+        "listeners.identity_from_certificate",
+        "upstream.tls",
+        "upstream.tls.ca",
+        "upstream.tls.server_name",
+        "upstream.tls.client_certificate",
+        "upstream.tls.client_key",
+        "upstream.tls.verify",
         "upstream.demo_store",
         "upstream.identity_secret",
         "upstream.companion_headers.mechanism",

@@ -132,17 +132,10 @@ fn upstream_addresses() {
             "127.0.0.1:8000",
             &format!("\"{text}\""),
             &[&format!(
-                "x.yaml:4:12: expected `host:port`, `unix:/path` or `demo`, found `{text}`"
+                "x.yaml:4:12: expected `host:port`, `https://host:port`, `unix:/path` or `demo`, found `{text}`"
             )],
         );
     }
-    check(
-        "127.0.0.1:8000",
-        "https://mta:8000",
-        &[
-            "x.yaml:4:12: an upstream over TLS is not supported yet; write `host:port` for plain HTTP",
-        ],
-    );
     check(
         "127.0.0.1:8000",
         "HTTP://mta:8000",

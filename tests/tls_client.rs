@@ -1,0 +1,229 @@
+//! Authorities, certificates and a TLS client for the tests: `curl` speaks as clients do, this one tells more.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType,
+    date_time_ymd,
+};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use crate::harness::PATIENCE;
+
+/// Somebody who vouches for others.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) pem: String,
+}
+
+/// A certificate and its key, PEM.
+#[derive(Clone)]
+pub(crate) struct Pair {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+/// What a certificate says beside its key.
+#[derive(Default)]
+pub(crate) struct Says<'a> {
+    pub(crate) common_name: &'a str,
+    pub(crate) names: Vec<SanType>,
+    pub(crate) over: Over,
+}
+
+/// When a certificate is over.
+#[derive(Default)]
+pub(crate) enum Over {
+    #[default]
+    Never,
+    Already,
+    In(Duration),
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "tests' own");
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self {
+            issuer: Issuer::new(params, key),
+            pem,
+        }
+    }
+
+    /// For a server on loopback.
+    pub(crate) fn server(&self) -> Pair {
+        self.sign(Says {
+            names: vec![
+                SanType::IpAddress(Ipv4Addr::LOCALHOST.into()),
+                SanType::DnsName("mta.test".try_into().unwrap()),
+            ],
+            ..Says::default()
+        })
+    }
+
+    /// For a client whose common name is this.
+    pub(crate) fn client(&self, common_name: &str) -> Pair {
+        self.sign(Says {
+            common_name,
+            ..Says::default()
+        })
+    }
+
+    pub(crate) fn sign(&self, says: Says<'_>) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        if !says.common_name.is_empty() {
+            params
+                .distinguished_name
+                .push(DnType::CommonName, says.common_name);
+        }
+        params.subject_alt_names = says.names;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        params.not_before = date_time_ymd(2020, 1, 1);
+        match says.over {
+            Over::Never => {}
+            Over::Already => params.not_after = date_time_ymd(2021, 1, 1),
+            Over::In(time) => params.not_after = date_time_ymd(1970, 1, 1) + now + time,
+        }
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Pair {
+            certificate,
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+impl Pair {
+    /// What a handshake shows.
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()
+    }
+
+    /// Writes both, as curl and gatepost take them.
+    pub(crate) fn write(&self, folder: &Path, name: &str) {
+        std::fs::write(folder.join(format!("{name}.pem")), &self.certificate).unwrap();
+        std::fs::write(folder.join(format!("{name}.key")), &self.key).unwrap();
+    }
+}
+
+/// A client that trusts one authority.
+#[derive(Clone)]
+pub(crate) struct Client(Arc<ClientConfig>);
+
+impl Client {
+    pub(crate) fn new(authority: &Authority, own: Option<&Pair>) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match own {
+            Some(own) => {
+                let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+                builder.with_client_auth_cert(vec![own.der()], key).unwrap()
+            }
+            None => builder.with_no_client_auth(),
+        };
+        Self(Arc::new(config))
+    }
+
+    /// The same, but it wants HTTP/2.
+    pub(crate) fn http2(&self) -> Self {
+        let mut config = (*self.0).clone();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Self(Arc::new(config))
+    }
+
+    /// Connects, with these bytes before the handshake.
+    pub(crate) fn connect(&self, to: SocketAddr, before: &[u8]) -> std::io::Result<TlsConnection> {
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let client = ClientConnection::new(self.0.clone(), name).unwrap();
+        let mut tcp = TcpStream::connect(to)?;
+        tcp.set_read_timeout(Some(PATIENCE))?;
+        tcp.write_all(before)?;
+        let mut stream = StreamOwned::new(client, tcp);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        Ok(TlsConnection(stream))
+    }
+}
+
+pub(crate) struct TlsConnection(StreamOwned<ClientConnection, TcpStream>);
+
+impl TlsConnection {
+    /// The server's certificate.
+    pub(crate) fn certificate(&self) -> CertificateDer<'static> {
+        self.0.conn.peer_certificates().unwrap()[0].clone()
+    }
+
+    /// Whether the server says that it ends, rather than just going away.
+    pub(crate) fn is_ended(&mut self) -> bool {
+        matches!(self.0.read(&mut [0]), Ok(0))
+    }
+
+    /// One request; the status of its answer, whose body is read.
+    pub(crate) fn ask(&mut self, request: &str) -> std::io::Result<u16> {
+        self.0.write_all(request.as_bytes())?;
+        let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            let read = self.0.read(&mut buffer)?;
+            if read == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            answer.extend_from_slice(&buffer[..read]);
+            let text = String::from_utf8_lossy(&answer);
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let head = head.to_ascii_lowercase();
+                let length = head.split("content-length: ").nth(1).unwrap_or("0");
+                let length = length.lines().next().unwrap().parse::<usize>().unwrap();
+                if body.len() >= length {
+                    return Ok(head[9..12].parse().unwrap());
+                }
+            }
+        }
+    }
+}
+
+/// Runs curl and gives its exit status and what it printed. The answer's status stands on the last line, with the HTTP
+/// version before it.
+pub(crate) fn curl(folder: &Path, arguments: &[&str]) -> (i32, String) {
+    let output = Command::new("curl")
+        .current_dir(folder)
+        .args([
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "20",
+            "--noproxy",
+            "*",
+        ])
+        .args([
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_version} %{http_code}",
+        ])
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.code().unwrap(), text)
+}
