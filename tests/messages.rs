@@ -7,7 +7,8 @@ use std::io::Write as _;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Gatepost, Recorder, STRANGER, Setup, TRUSTED, basic, get, inject, message, post, wait_for,
+    Gatepost, PATIENCE, Recorder, STRANGER, Setup, TRUSTED, basic, get, inject, message, post,
+    wait_for,
 };
 
 /// Looks into messages; beside it a route that does not.
@@ -805,24 +806,26 @@ fn bodies_have_bounded_memory_all_together() {
         .with("http: { request_body_limit: 1MiB, bodies_in_memory: 2MiB, body_timeout: 6s }")
         .start();
     let head = "POST /api/inject/v1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n{";
-    let mut held: Vec<_> = (0..2).map(|_| gate.connect(TRUSTED)).collect();
-    held.iter_mut().for_each(|it| it.write(head));
-    // Both have their room once a third finds none.
-    wait_for("the memory to be full", || {
-        let reply = gate
-            .send(TRUSTED, post("/api/inject/v1", "", &large(900_000)))
-            .unwrap();
-        reply.status == 503 && reply.json()["error"] == "memory_full"
-    });
+    let (answered, answers) = std::sync::mpsc::channel();
+    for _ in 0..3 {
+        let (mut connection, answered) = (gate.connect(TRUSTED), answered.clone());
+        std::thread::spawn(move || {
+            connection.write(head);
+            answered.send(connection.reply().unwrap()).unwrap();
+        });
+    }
+    let next = || answers.recv_timeout(PATIENCE).unwrap();
+    // Two have their room once the third finds none.
+    let refused = next();
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert_eq!(refused.json()["error"], "memory_full");
     assert_eq!(
         gate.send(TRUSTED, post("/plain", "", &large(900_000)))
             .unwrap()
             .status,
         200
     );
-    for mut connection in held {
-        assert_eq!(connection.reply().unwrap().status, 408);
-    }
+    assert_eq!([next().status, next().status], [408, 408]);
     wait_for("the memory to be free", || {
         gate.send(TRUSTED, post("/api/inject/v1", "", &large(900_000)))
             .unwrap()

@@ -57,7 +57,7 @@ fn an_endless_loop_gives_503_in_time_and_disturbs_nobody() {
             "a request beside the loops took {slowest:?}"
         );
         println!(
-            "beside 4 endless loops on one worker: {served} requests, the slowest {slowest:?}"
+            "FIGURE beside 4 endless loops on one worker: {served} requests, the slowest {slowest:?}"
         );
     });
 }
