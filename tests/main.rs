@@ -36,3 +36,4 @@ mod tls_client;
 mod trace;
 mod unix_socket;
 mod upgrade;
+mod upstreams;

@@ -83,6 +83,10 @@ pub enum Refusal {
     UpstreamFailed,
     /// The upstream took too long.
     UpstreamTimedOut,
+    /// Health checks say that the upstream is down.
+    UpstreamDown,
+    /// The upstream has as much to do as it may.
+    UpstreamBusy,
     /// A fault of gatepost's own.
     Internal,
 }
@@ -138,7 +142,9 @@ impl Refusal {
             | Self::PolicyOverloaded
             | Self::QuotaUnknown
             | Self::Crowded
-            | Self::MemoryFull => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::MemoryFull
+            | Self::UpstreamDown
+            | Self::UpstreamBusy => StatusCode::SERVICE_UNAVAILABLE,
             Self::HeadTimedOut | Self::BodyTimedOut => StatusCode::REQUEST_TIMEOUT,
             Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimedOut => StatusCode::GATEWAY_TIMEOUT,
@@ -180,6 +186,8 @@ impl Refusal {
             Self::BodyTimedOut => "body_timed_out",
             Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamTimedOut => "upstream_timed_out",
+            Self::UpstreamDown => "upstream_down",
+            Self::UpstreamBusy => "upstream_busy",
             Self::Internal => "internal",
         }
     }
@@ -239,6 +247,8 @@ impl Refusal {
             Self::BodyTimedOut => Cow::Borrowed("the request's body took too long to arrive"),
             Self::UpstreamFailed => Cow::Borrowed("the injection API cannot be reached"),
             Self::UpstreamTimedOut => Cow::Borrowed("the injection API did not answer in time"),
+            Self::UpstreamDown => Cow::Borrowed("the injection API is down, try again later"),
+            Self::UpstreamBusy => Cow::Borrowed("the injection API is busy, try again later"),
             Self::Internal => Cow::Borrowed("internal error"),
         }
     }
@@ -258,7 +268,9 @@ impl Refusal {
             | Self::PolicyOverloaded
             | Self::QuotaUnknown
             | Self::Crowded
-            | Self::MemoryFull => Some(Duration::from_secs(1)),
+            | Self::MemoryFull
+            | Self::UpstreamBusy => Some(Duration::from_secs(1)),
+            Self::UpstreamDown => Some(Duration::from_secs(5)),
             Self::PolicyRejected { code, .. } if *code < 500 => Some(Duration::from_secs(60)),
             Self::OverQuota(over) => over.wait,
             Self::Message(_)

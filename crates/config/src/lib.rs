@@ -5,6 +5,7 @@
 //! (`node`), then walked section by section (`read`) by a reader that records faults and goes on
 //! (`section`).
 
+mod endpoints;
 mod fault;
 mod limits;
 mod listeners;
@@ -23,10 +24,10 @@ use std::path::Path;
 
 pub use fault::{Fault, Faults};
 pub use settings::{
-    Admin, Audit, AuditNames, AuditOutput, CertificateName, ClientCertificates, Companions,
-    DecisionCache, Http, IdentityForm, Listen, Listener, ListenerTls, Log, LogFormat, Policy,
-    QuotaRule, Quotas, Reload, Settings, Signature, Throttle, Upstream, UpstreamAddress,
-    UpstreamTls, WhenDown,
+    Admin, Audit, AuditNames, AuditOutput, Balance, Balancing, CertificateName, CircuitBreaker,
+    ClientCertificates, Companions, DecisionCache, HealthCheck, Http, IdentityForm, Listen,
+    Listener, ListenerTls, Log, LogFormat, Policy, QuotaRule, Quotas, Reload, Settings, Signature,
+    Throttle, Upstream, UpstreamAddress, UpstreamTls, WhenDown,
 };
 
 /// Ten thousand networks take a quarter of this. In bytes.

@@ -3,10 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use crate::endpoints::unix_socket;
 use crate::node::{Node, Value};
 use crate::section::{Complaint, Section, describe};
 use crate::settings::{CertificateName, ClientCertificates, Listen, Listener, ListenerTls};
-use crate::upstream::unix_socket;
 use crate::value;
 
 /// Who may connect to a Unix socket unless it is said: its owner and its group.

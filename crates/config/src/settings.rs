@@ -124,8 +124,8 @@ pub enum CertificateName {
 /// Where requests go, and how.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    /// The injection API.
-    pub address: UpstreamAddress,
+    /// Where the injection API is; at least one, and all are the same to clients.
+    pub addresses: Vec<UpstreamAddress>,
     /// Whether it is spoken to over TLS.
     pub tls: Option<UpstreamTls>,
     /// How the MTA learns the identity.
@@ -144,10 +144,62 @@ pub struct Upstream {
     pub idle_timeout: Duration,
     /// How many idle connections are kept in all.
     pub max_idle_connections: usize,
+    /// From asking the upstream to the end of its answer; `None` for as long as it takes.
+    pub total_timeout: Option<Duration>,
+    /// Which of the addresses gets a request.
+    pub balancing: Balancing,
+}
+
+/// Which of several addresses gets a request, and which get none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Balancing {
+    /// Which of those that are up.
+    pub balance: Balance,
+    /// Who is asked for the addresses of names; empty for the system's.
+    pub nameservers: Vec<SocketAddr>,
+    /// How many requests one address works on at once; `None` for as many as come.
+    pub max_connections: Option<usize>,
+    /// When an address is left alone that fails; `None` for never.
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// How it is found out whether an address is up; `None` for not at all.
+    pub health_check: Option<HealthCheck>,
+}
+
+/// Which of the addresses that are up gets a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// The one that works on the fewest; where several do, one after the other.
+    LeastConnections,
+    /// One after the other.
+    RoundRobin,
+}
+
+/// When an address is left alone that fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CircuitBreaker {
+    /// After so many failures in a row.
+    pub max_failures: u32,
+    /// For so long; then one request tries it.
+    pub open_for: Duration,
+}
+
+/// How it is found out whether an address is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked for, by GET.
+    pub path: String,
+    /// How often.
+    pub interval: Duration,
+    /// Longest wait for the answer.
+    pub timeout: Duration,
+    /// After so many good answers in a row it is up.
+    pub healthy_threshold: u32,
+    /// After so many others in a row it is down.
+    pub unhealthy_threshold: u32,
 }
 
 /// Where the injection API listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum UpstreamAddress {
     /// TCP. The host is a name or an address without brackets.
     Tcp {
@@ -170,8 +222,8 @@ pub enum UpstreamAddress {
 pub struct UpstreamTls {
     /// Who has to vouch for it, PEM; the system's authorities otherwise.
     pub ca: Option<PathBuf>,
-    /// The name that its certificate has to hold: a DNS name, or an address.
-    pub server_name: String,
+    /// The name that its certificate has to hold: a DNS name, or an address. `None` for the host of its address.
+    pub server_name: Option<String>,
     /// gatepost's own certificate and key, PEM.
     pub client: Option<(PathBuf, PathBuf)>,
     /// Whether its certificate is looked at at all.

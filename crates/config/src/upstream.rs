@@ -1,12 +1,13 @@
 //! The section `upstream`: where requests go, and how the identity goes with them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gatepost_auth::signature::SigningKeys;
 use http::HeaderName;
 
+use crate::endpoints::{self, Scheme};
 use crate::listeners::file;
 use crate::node::Node;
 use crate::read::{HOUR, MILLISECOND};
@@ -23,9 +24,8 @@ pub(crate) fn upstream(
     folder: &Path,
     files: &mut Vec<PathBuf>,
 ) -> Option<Upstream> {
-    let (address, scheme) = section.required("address", address).unzip();
-    let address = with_store(&mut section, address, folder);
-    let tls = tls(&mut section, address.as_ref(), scheme, folder, files);
+    let (addresses, scheme) = endpoints::addresses(&mut section, folder).unzip();
+    let tls = tls(&mut section, addresses.as_deref(), scheme, folder, files);
     let identity = identity(&mut section, folder, files);
     let companions = companions(section.section("companion_headers"));
     let signature = signature(section.section("signature"), folder, files);
@@ -46,9 +46,15 @@ pub(crate) fn upstream(
         128,
         value::integer(1..=100_000_usize),
     );
+    let total_timeout = section.or(
+        "total_timeout",
+        Some(endpoints::TOTAL_TIMEOUT),
+        value::or_off(timeout()),
+    );
+    let balancing = endpoints::balancing(&mut section);
     section.finish();
     Some(Upstream {
-        address: address?,
+        addresses: addresses?,
         tls: tls?,
         identity: identity?,
         companions,
@@ -58,6 +64,8 @@ pub(crate) fn upstream(
         response_timeout,
         idle_timeout,
         max_idle_connections,
+        total_timeout,
+        balancing,
     })
 }
 
@@ -231,51 +239,10 @@ fn refuse_shared_names(
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Scheme {
-    Http,
-    Https,
-}
-
-fn address(node: &Node) -> Result<(UpstreamAddress, Scheme), Complaint> {
-    let text = value::text(node)?;
-    if text == "demo" {
-        return Ok((UpstreamAddress::Demo { store: None }, Scheme::Http));
-    }
-    if let Some(path) = text.strip_prefix("unix:") {
-        return unix_socket(path).map(|path| (UpstreamAddress::Unix(path), Scheme::Http));
-    }
-    // Schemes are written in any case (RFC 3986 §3.1).
-    let scheme = |scheme: &str| {
-        let (start, rest) = text.split_at_checked(scheme.len())?;
-        start.eq_ignore_ascii_case(scheme).then_some(rest)
-    };
-    if let Some(rest) = scheme("https://") {
-        return tcp(rest)
-            .or_else(|| tcp(&format!("{rest}:443")))
-            .map(|address| (address, Scheme::Https))
-            .ok_or_else(|| {
-                let found = describe(&node.value);
-                format!("expected `https://host:port` without a path, found {found}")
-            });
-    }
-    if scheme("http://").is_some() {
-        return Err("write `host:port` without `http://` and without a path".to_owned());
-    }
-    tcp(&text)
-        .map(|address| (address, Scheme::Http))
-        .ok_or_else(|| {
-            format!(
-                "expected `host:port`, `https://host:port`, `unix:/path` or `demo`, found {}",
-                describe(&node.value)
-            )
-        })
-}
-
 /// `None` is a fault that has been recorded, `Some(None)` an upstream without TLS.
 fn tls(
     section: &mut Section<'_>,
-    address: Option<&UpstreamAddress>,
+    addresses: Option<&[UpstreamAddress]>,
     scheme: Option<Scheme>,
     folder: &Path,
     files: &mut Vec<PathBuf>,
@@ -301,18 +268,19 @@ fn tls(
             "whoever can put themselves between gatepost and the upstream reads and changes everything: `ca` is the way to trust a certificate of your own",
         );
     }
-    let host = match address? {
-        UpstreamAddress::Tcp { host, .. } => host,
-        UpstreamAddress::Unix(_) | UpstreamAddress::Demo { .. } => return Some(None),
+    let named = |address: &UpstreamAddress| match address {
+        UpstreamAddress::Tcp { host, .. } => (!is_server_name(host)).then(|| host.clone()),
+        UpstreamAddress::Unix(_) | UpstreamAddress::Demo { .. } => None,
     };
-    let Some(server_name) = server_name.or_else(|| is_server_name(host).then(|| host.clone()))
-    else {
+    if server_name.is_none()
+        && let Some(host) = addresses?.iter().find_map(named)
+    {
         reader.fault(
             place,
             format!("no certificate can hold the name `{host}`: `upstream.tls.server_name` is missing, or faulty"),
         );
         return None;
-    };
+    }
     let client = match (certificate, key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
         (None, None) => None,
@@ -356,62 +324,6 @@ fn is_server_name(text: &str) -> bool {
                 .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
     };
     text.parse::<IpAddr>().is_ok() || (text.len() <= 253 && text.split('.').all(label))
-}
-
-fn tcp(text: &str) -> Option<UpstreamAddress> {
-    let (host, port) = match text.parse::<SocketAddr>() {
-        Ok(address) => (address.ip().to_string(), address.port()),
-        Err(_) => {
-            let (host, port) = text.rsplit_once(':')?;
-            let plain =
-                |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-            // `parse` would take `+80`.
-            let digits = port.bytes().all(|byte| byte.is_ascii_digit());
-            if host.is_empty() || !host.bytes().all(plain) || !digits {
-                return None;
-            }
-            (host.to_owned(), port.parse().ok()?)
-        }
-    };
-    (port != 0).then_some(UpstreamAddress::Tcp { host, port })
-}
-
-pub(crate) fn unix_socket(path: &str) -> Result<PathBuf, Complaint> {
-    // `sun_path` of unix(7) has 108 bytes, of which one ends it.
-    const LONGEST: usize = 107;
-    if !path.starts_with('/') {
-        return Err("a Unix socket's path must be absolute: `unix:/run/mta.sock`".to_owned());
-    }
-    if path.len() > LONGEST {
-        return Err(format!(
-            "a Unix socket's path has at most {LONGEST} bytes, this has {}",
-            path.len()
-        ));
-    }
-    Ok(PathBuf::from(path))
-}
-
-/// Adds `demo_store` to the demo's address, and refuses it beside any other.
-fn with_store(
-    section: &mut Section<'_>,
-    address: Option<UpstreamAddress>,
-    folder: &Path,
-) -> Option<UpstreamAddress> {
-    let written = section.optional("demo_store", |node| Ok((value::text(node)?, node.place)));
-    let Some((file, place)) = written else {
-        return address;
-    };
-    match address? {
-        UpstreamAddress::Demo { .. } => Some(UpstreamAddress::Demo {
-            store: Some(folder.join(file)),
-        }),
-        other @ (UpstreamAddress::Tcp { .. } | UpstreamAddress::Unix(_)) => {
-            section
-                .reader()
-                .fault(place, "`upstream.demo_store` is for `address: demo` alone");
-            Some(other)
-        }
-    }
 }
 
 /// Names with a meaning of their own. To set one of these would change how a request is read or where

@@ -194,6 +194,19 @@ pub(crate) fn truth(node: &Node) -> Result<bool, Complaint> {
     }
 }
 
+/// What `parse` reads; `off` for none.
+pub(crate) fn or_off<T>(
+    parse: impl Fn(&Node) -> Result<T, Complaint>,
+) -> impl Fn(&Node) -> Result<Option<T>, Complaint> {
+    move |node| {
+        if is_off(node) {
+            Ok(None)
+        } else {
+            parse(node).map(Some)
+        }
+    }
+}
+
 /// `off`, or `false`.
 pub(crate) fn is_off(node: &Node) -> bool {
     matches!(&node.value, Value::Bool(false))

@@ -30,7 +30,10 @@ pub(crate) fn run(config: &Path) -> Result<()> {
 pub(crate) fn demo(config: &Path) -> Result<()> {
     let file = ConfigFile::new(config);
     let settings = read(&file)?;
-    if !matches!(settings.0.upstream.address, UpstreamAddress::Demo { .. }) {
+    if !matches!(
+        settings.0.upstream.addresses.first(),
+        Some(UpstreamAddress::Demo { .. })
+    ) {
         bail!(
             "{}: the demo needs `upstream: {{ address: demo }}`",
             config.display()
@@ -61,12 +64,12 @@ fn start(
     log: Arc<dyn LogControl>,
 ) -> Result<Server> {
     let loaded = file.load_policies(settings)?;
-    let demo = match &loaded.settings.upstream.address {
-        UpstreamAddress::Demo { store } => {
+    let demo = match loaded.settings.upstream.addresses.first() {
+        Some(UpstreamAddress::Demo { store }) => {
             let address = demo::start(store.clone()).context("cannot start the demo upstream")?;
             Some(UpstreamTarget::Tcp(address))
         }
-        UpstreamAddress::Tcp { .. } | UpstreamAddress::Unix(_) => None,
+        Some(UpstreamAddress::Tcp { .. } | UpstreamAddress::Unix(_)) | None => None,
     };
     let build = Build {
         version: env!("CARGO_PKG_VERSION"),

@@ -131,8 +131,9 @@ fn may_be_a_page(headers: &HeaderMap) -> bool {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    let stats = admin.snapshot.load().policy.stats();
-    match admin.metrics.render(&stats, admin.log.lost()) {
+    let snapshot = admin.snapshot.load_full();
+    let (stats, endpoints) = (snapshot.policy.stats(), snapshot.upstream.endpoints());
+    match admin.metrics.render(&stats, endpoints, admin.log.lost()) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(fault) => {
             tracing::error!(%fault, "cannot render metrics");

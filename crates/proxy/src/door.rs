@@ -28,6 +28,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::answer;
 use crate::audit::{Audit, shown_name};
 use crate::body;
+use crate::endpoints::{Endpoint, Lease, NoEndpoint};
 use crate::forward;
 use crate::inspect::Bodies;
 use crate::lifecycle::Phase;
@@ -69,6 +70,12 @@ pub(crate) struct Passage {
     upstream_status: Option<u16>,
     /// The beginning of that answer, where something was charged.
     answer: Vec<u8>,
+    /// The upstream address that works on it.
+    lease: Option<Lease>,
+    /// Those that no connection could be made to.
+    tried: Vec<Arc<Endpoint>>,
+    /// When the upstream has to be done with it.
+    deadline: Option<Instant>,
     /// Its share of the memory for bodies.
     room: Option<OwnedSemaphorePermit>,
     /// Whether anything of the body has been given to an upstream connection.
@@ -237,6 +244,9 @@ impl ProxyHttp for Door {
             handed_over: false,
             upstream_status: None,
             answer: Vec::new(),
+            lease: None,
+            tried: Vec::new(),
+            deadline: None,
             room: None,
             body_begun: false,
             _in_flight: Counted::new(&self.metrics.in_flight),
@@ -279,8 +289,42 @@ impl ProxyHttp for Door {
     ) -> Result<Box<HttpPeer>> {
         let permit = passage.permit.as_ref();
         let permit = permit.ok_or_else(|| Error::explain(InternalError, "no permit"))?;
-        passage.record.upstream_asked();
-        Ok(passage.snapshot.upstream.peer(permit))
+        let upstream = &passage.snapshot.upstream;
+        // The one from before, if this is another try, has nothing to do with it any more.
+        passage.lease = None;
+        let lease = upstream.lease(permit, &passage.tried).map_err(|none| {
+            let why = match none {
+                NoEndpoint::Down => UPSTREAM_DOWN,
+                NoEndpoint::Busy => UPSTREAM_BUSY,
+            };
+            Error::new(why)
+        })?;
+        passage.record.upstream_asked(&lease.endpoint().name);
+        if passage.deadline.is_none() {
+            let now = Instant::now();
+            passage.deadline = upstream.total_timeout.map(|it| now + it);
+        }
+        let peer = lease.peer(passage.time_left());
+        passage.lease = Some(lease);
+        Ok(peer)
+    }
+
+    /// Nothing of the request has been sent, so another address may get it.
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        passage: &mut Passage,
+        mut e: Box<Error>,
+    ) -> Box<Error> {
+        let Some(lease) = passage.lease.take() else {
+            return e;
+        };
+        lease.failed(Instant::now(), e.to_string());
+        passage.tried.push(lease.endpoint().clone());
+        let has_other = passage.snapshot.upstream.has_other(&passage.tried);
+        e.set_retry(has_other && !passage.is_late());
+        e.more_context(format!("upstream {}", lease.endpoint().name))
     }
 
     async fn upstream_request_filter(
@@ -292,6 +336,8 @@ impl ProxyHttp for Door {
         let permit = passage.permit.as_ref();
         let permit = permit.ok_or_else(|| Error::explain(InternalError, "no permit"))?;
         passage.handed_over = true;
+        let lease = passage.lease.as_ref();
+        let lease = lease.ok_or_else(|| Error::explain(InternalError, "no upstream"))?;
         let snapshot = &passage.snapshot;
         let said = forward::Said {
             request_id: &passage.record.request_id,
@@ -305,7 +351,7 @@ impl ProxyHttp for Door {
         };
         snapshot
             .upstream
-            .rewrite(request, permit, &snapshot.gate.protected, &said)
+            .rewrite(request, permit, lease, &snapshot.gate.protected, &said)
     }
 
     async fn request_body_filter(
@@ -316,6 +362,7 @@ impl ProxyHttp for Door {
         passage: &mut Passage,
     ) -> Result<()> {
         passage.body_begun = true;
+        passage.in_time()?;
         if let Some(kept) = &passage.body {
             // What the library has is the end of it, kept so that it asks here at all (`body.rs`).
             *body = Some(kept.clone());
@@ -336,6 +383,9 @@ impl ProxyHttp for Door {
         passage: &mut Passage,
     ) -> Result<()> {
         passage.record.upstream_answered();
+        if let Some(lease) = &passage.lease {
+            lease.answered();
+        }
         passage.upstream_status = Some(response.status.as_u16());
         forward::pass_back(response)
     }
@@ -359,9 +409,14 @@ impl ProxyHttp for Door {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         passage: &mut Passage,
     ) -> Result<Option<Duration>> {
+        passage.in_time()?;
+        if end_of_stream {
+            // Before the client has its answer and can send the next one.
+            passage.lease = None;
+        }
         if let (Some(_), Some(body)) = (&passage.charge, body) {
             let room = MAX_ANSWER.saturating_sub(passage.answer.len());
             passage.answer.extend(body.iter().take(room));
@@ -380,6 +435,15 @@ impl ProxyHttp for Door {
         passage: &mut Passage,
         client_reused: bool,
     ) -> Box<Error> {
+        // A pooled connection that was closed meanwhile, or a client that was too slow, says nothing about the address.
+        if let Some(lease) = &passage.lease
+            && passage.upstream_status.is_none()
+            && !client_reused
+            && *e.esource() == ErrorSource::Upstream
+            && session.is_body_done()
+        {
+            lease.failed(Instant::now(), e.to_string());
+        }
         let mut e = e.more_context(format!("upstream {}", peer._address));
         let harmless = !passage.body_begun
             || (session.req_header().method.is_idempotent()
@@ -448,6 +512,30 @@ impl ProxyHttp for Door {
     }
 }
 
+impl Passage {
+    /// What is left of the upstream's time; `None` where that has no end.
+    fn time_left(&self) -> Option<Duration> {
+        /// The library takes no time for no limit.
+        const LEAST: Duration = Duration::from_millis(1);
+        let left = self.deadline?.saturating_duration_since(Instant::now());
+        Some(left.max(LEAST))
+    }
+
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|it| Instant::now() >= it)
+    }
+
+    /// # Errors
+    ///
+    /// Where the upstream's time is over. Asked with every piece of a body, so that one that trickles is cut off, too.
+    fn in_time(&self) -> Result<()> {
+        if self.is_late() {
+            return Err(Error::explain(TOTAL_TIMEOUT, "upstream.total_timeout is over").into_up());
+        }
+        Ok(())
+    }
+}
+
 /// How much of the MTA's answer is kept to find `fail_count` in, in bytes. It lists failed recipients.
 const MAX_ANSWER: usize = 1024 * 1024;
 
@@ -467,10 +555,22 @@ fn refund(handed_over: bool, upstream: Option<u16>, answer: &[u8]) -> Option<Ref
 /// A body that did not say how long it is turned out to be too long.
 const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
 
+/// Every address of the upstream is down.
+const UPSTREAM_DOWN: ErrorType = ErrorType::Custom("UpstreamDown");
+
+/// Every address of the upstream has as much to do as it may.
+const UPSTREAM_BUSY: ErrorType = ErrorType::Custom("UpstreamBusy");
+
+/// The upstream's time for a request is over.
+const TOTAL_TIMEOUT: ErrorType = ErrorType::Custom("TotalTimeout");
+
 /// Whose fault a failure is, and how it is answered.
 fn classify(e: &Error) -> Refusal {
     let timed_out = matches!(e.etype(), ConnectTimedout | ReadTimedout | WriteTimedout);
     match e.esource() {
+        _ if *e.etype() == UPSTREAM_DOWN => Refusal::UpstreamDown,
+        _ if *e.etype() == UPSTREAM_BUSY => Refusal::UpstreamBusy,
+        _ if *e.etype() == TOTAL_TIMEOUT => Refusal::UpstreamTimedOut,
         ErrorSource::Upstream if timed_out => Refusal::UpstreamTimedOut,
         ErrorSource::Upstream => Refusal::UpstreamFailed,
         ErrorSource::Downstream if timed_out => Refusal::BodyTimedOut,

@@ -1,93 +1,63 @@
 //! What the upstream gets to see: where it is, and the request's head as gatepost rewrites it.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use gatepost_auth::headers::ProtectedNames;
 use gatepost_auth::{Origin, Permit};
 use http::header::{CONNECTION, HOST};
 use http::{HeaderName, HeaderValue, StatusCode};
-use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
-use pingora_error::ErrorType::{InternalError, InvalidHTTPHeader};
-use pingora_error::{Error, OrErr as _, Result};
+use pingora_error::ErrorType::InvalidHTTPHeader;
+use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
+use crate::endpoints::{Endpoint, Endpoints, Lease, NoEndpoint};
 use crate::telling::Telling;
-use crate::upstream_tls::UpstreamTls;
 
 /// The upstream, ready to be asked for.
 pub(crate) struct Upstream {
-    peer: HttpPeer,
+    endpoints: Endpoints,
     telling: Telling,
-    /// For the clients of HTTP/1.0 that name no host; HTTP/1.1 wants one (RFC 9112 §3.2).
-    host: HeaderValue,
-}
-
-/// Where the upstream listens, once names are resolved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UpstreamTarget {
-    /// TCP.
-    Tcp(SocketAddr),
-    /// Plain HTTP over a Unix domain socket.
-    Unix(PathBuf),
-}
-
-/// Time limits towards the upstream.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct UpstreamTimes {
-    pub(crate) connect: Duration,
-    pub(crate) response: Duration,
-    pub(crate) idle: Duration,
+    /// From asking it to the end of its answer.
+    pub(crate) total_timeout: Option<Duration>,
 }
 
 impl Upstream {
-    /// # Errors
-    ///
-    /// Where the path of a Unix socket is too long for the system.
     pub(crate) fn new(
-        target: &UpstreamTarget,
-        tls: Option<UpstreamTls>,
-        times: UpstreamTimes,
+        endpoints: Endpoints,
         telling: Telling,
-    ) -> Result<Self> {
-        let mut peer = match target {
-            UpstreamTarget::Tcp(address) => match tls {
-                Some(tls) => tls.peer(*address),
-                None => HttpPeer::new(*address, false, String::new()),
-            },
-            UpstreamTarget::Unix(path) => {
-                let path = path
-                    .to_str()
-                    .ok_or_else(|| Error::explain(InternalError, "socket path is not UTF-8"))?;
-                HttpPeer::new_uds(path, false, String::new())?
-            }
-        };
-        peer.options.connection_timeout = Some(times.connect);
-        peer.options.total_connection_timeout = Some(times.connect);
-        peer.options.read_timeout = Some(times.response);
-        peer.options.write_timeout = Some(times.response);
-        peer.options.idle_timeout = Some(times.idle);
-        // Removes hop-by-hop headers and whatever Connection nominates before `rewrite` runs, so a
-        // client cannot make anybody drop what `rewrite` sets.
-        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
-        let host = match target {
-            UpstreamTarget::Tcp(address) => address.to_string(),
-            UpstreamTarget::Unix(_) => "localhost".to_owned(),
-        };
-        Ok(Self {
-            peer,
+        total_timeout: Option<Duration>,
+    ) -> Self {
+        Self {
+            endpoints,
             telling,
-            host: HeaderValue::try_from(host)
-                .or_err(InternalError, "address is no header value")?,
-        })
+            total_timeout,
+        }
     }
 
-    /// The upstream's address, for a request that may pass.
+    /// Whether there is another address than these to try.
+    pub(crate) fn has_other(&self, tried: &[Arc<Endpoint>]) -> bool {
+        self.endpoints.has_other(tried)
+    }
+
+    /// For those who look after them.
+    pub(crate) fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// An address of the upstream, for a request that may pass and was tried at these already.
     ///
     /// INVARIANT: there is no other way to it than with a permit.
-    pub(crate) fn peer(&self, _proof: &Permit) -> Box<HttpPeer> {
-        Box::new(self.peer.clone())
+    ///
+    /// # Errors
+    ///
+    /// Where no address may be asked.
+    pub(crate) fn lease(
+        &self,
+        _proof: &Permit,
+        tried: &[Arc<Endpoint>],
+    ) -> Result<Lease, NoEndpoint> {
+        self.endpoints.choose(tried, Instant::now())
     }
 
     /// Makes the head that the upstream gets: nothing that only gatepost may say comes from the
@@ -101,6 +71,7 @@ impl Upstream {
         &self,
         request: &mut RequestHeader,
         permit: &Permit,
+        lease: &Lease,
         protected: &ProtectedNames,
         said: &Said<'_>,
     ) -> Result<()> {
@@ -116,7 +87,7 @@ impl Upstream {
         }
         self.telling.tell(request, permit, said.meta)?;
         if !request.headers.contains_key(HOST) {
-            request.insert_header("Host", self.host.clone())?;
+            request.insert_header("Host", lease.endpoint().host.clone())?;
         }
         request.insert_header("X-Forwarded-For", permit.origin().forwarded_for())?;
         request.insert_header("X-Forwarded-Proto", forwarded.proto)?;

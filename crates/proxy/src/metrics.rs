@@ -4,6 +4,7 @@
 //! chose, and no label holds a user.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use gatepost_auth::Mechanism;
@@ -14,6 +15,8 @@ use prometheus::{
     Registry,
 };
 
+use crate::endpoints::Endpoints;
+use crate::health::State;
 use crate::record::{Record, UpstreamTime};
 
 /// Every metric of the request path.
@@ -28,6 +31,7 @@ pub(crate) struct Metrics {
     upstream_time: Histogram,
     pub(crate) in_flight: IntGauge,
     pub(crate) connections: ConnectionMetrics,
+    pub(crate) upstream: UpstreamMetrics,
     pub(crate) audit_lines_lost: IntCounter,
     log_lines_lost: IntCounter,
     pub(crate) throttle: ThrottleMetrics,
@@ -97,6 +101,7 @@ impl Metrics {
             ))?,
             in_flight: gauge("gatepost_requests_in_flight", "Requests being worked on")?,
             connections: ConnectionMetrics::new(&registry)?,
+            upstream: UpstreamMetrics::new(&registry)?,
             audit_lines_lost: counter(
                 "gatepost_audit_lines_lost_total",
                 "Lines of the audit log that could not be taken in time",
@@ -184,9 +189,11 @@ impl Metrics {
     pub(crate) fn render(
         &self,
         policy: &PolicyStats,
+        endpoints: &Endpoints,
         log_lines_lost: u64,
     ) -> prometheus::Result<String> {
         self.policy.update(policy);
+        self.upstream.update(endpoints);
         let lost = &self.log_lines_lost;
         lost.inc_by(log_lines_lost.saturating_sub(lost.get()));
         prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
@@ -316,6 +323,111 @@ impl ConnectionMetrics {
             )?,
             handshakes_failed: registered(registry, failed)?,
         })
+    }
+}
+
+/// The upstream's addresses. They know no registry, and come and go; what they count is fetched when somebody looks.
+#[derive(Clone)]
+pub(crate) struct UpstreamMetrics {
+    up: IntGaugeVec,
+    circuit_open: IntGaugeVec,
+    in_flight: IntGaugeVec,
+    requests: IntCounterVec,
+    failures: IntCounterVec,
+    circuits_opened: IntCounterVec,
+    checks: IntCounterVec,
+    pub(crate) resolutions: IntCounterVec,
+}
+
+impl UpstreamMetrics {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let gauge = |name, help| {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), &["address"])?;
+            registered(registry, gauge)
+        };
+        let counter = |name, help, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registered(registry, counter)
+        };
+        let metrics = Self {
+            up: gauge(
+                "gatepost_upstream_up",
+                "1 where the upstream's address gets requests, 0 where its health check says that it is down or its circuit is open",
+            )?,
+            circuit_open: gauge(
+                "gatepost_upstream_circuit_open",
+                "1 where requests failed too often in a row at the upstream's address, else 0",
+            )?,
+            in_flight: gauge(
+                "gatepost_upstream_requests_in_flight",
+                "Requests that the upstream's address works on",
+            )?,
+            requests: counter(
+                "gatepost_upstream_requests_total",
+                "Requests that went to the upstream's address, tries included",
+                &["address"],
+            )?,
+            failures: counter(
+                "gatepost_upstream_failures_total",
+                "Requests that the upstream's address did not answer, or not in time",
+                &["address"],
+            )?,
+            circuits_opened: counter(
+                "gatepost_upstream_circuits_opened_total",
+                "How often the circuit of the upstream's address was opened",
+                &["address"],
+            )?,
+            checks: counter(
+                "gatepost_upstream_health_checks_total",
+                "Health checks of the upstream's address, by result",
+                &["address", "result"],
+            )?,
+            resolutions: counter(
+                "gatepost_upstream_resolutions_total",
+                "How often names of the upstream were looked up after the start, by result",
+                &["result"],
+            )?,
+        };
+        for result in ["success", "failure"] {
+            // There from the start, so that the first failure is a change.
+            metrics.resolutions.with_label_values(&[result]);
+        }
+        Ok(metrics)
+    }
+
+    fn update(&self, endpoints: &Endpoints) {
+        for gauge in [&self.up, &self.circuit_open, &self.in_flight] {
+            gauge.reset();
+        }
+        let counters = [
+            &self.requests,
+            &self.failures,
+            &self.circuits_opened,
+            &self.checks,
+        ];
+        counters.iter().for_each(|it| it.reset());
+        for endpoint in endpoints.list().iter() {
+            let (health, address) = (&endpoint.health, &*endpoint.name);
+            let set = |gauge: &IntGaugeVec, value: usize| {
+                let value = i64::try_from(value).unwrap_or(i64::MAX);
+                gauge.with_label_values(&[address]).set(value);
+            };
+            set(&self.up, usize::from(health.state() == State::Up));
+            let is_open = !health.is_circuit_closed();
+            set(&self.circuit_open, usize::from(is_open));
+            set(&self.in_flight, health.in_flight.load(Relaxed));
+            for (counter, labels, value) in [
+                (&self.requests, &[address][..], &health.requests),
+                (&self.failures, &[address], &health.failures),
+                (&self.circuits_opened, &[address], &health.circuits_opened),
+                (&self.checks, &[address, "success"], &health.checks_passed),
+                (&self.checks, &[address, "failure"], &health.checks_failed),
+            ] {
+                counter
+                    .with_label_values(labels)
+                    .inc_by(value.load(Relaxed));
+            }
+        }
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) struct Record {
     pub(crate) detail: Option<String>,
     pub(crate) status: u16,
     pub(crate) upstream: Option<UpstreamTime>,
+    /// Which of the upstream's addresses was asked last.
+    pub(crate) upstream_address: Option<Arc<str>>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
 }
@@ -153,6 +155,7 @@ impl Record {
             detail: None,
             status: 0,
             upstream: None,
+            upstream_address: None,
             bytes_in: 0,
             bytes_out: 0,
         }
@@ -226,7 +229,8 @@ impl Record {
         self.status = refusal.status().as_u16();
     }
 
-    pub(crate) fn upstream_asked(&mut self) {
+    pub(crate) fn upstream_asked(&mut self, address: &Arc<str>) {
+        self.upstream_address = Some(address.clone());
         self.upstream = Some(UpstreamTime::Waiting(Instant::now()));
     }
 
@@ -262,6 +266,7 @@ impl Record {
             policy_ms = self.judged.map(milliseconds),
             recipients = self.recipients,
             message_ms = self.inspected.map(milliseconds),
+            upstream = self.upstream_address.as_deref(),
             upstream_ms,
             bytes_in = self.bytes_in,
             bytes_out = self.bytes_out,

@@ -14,10 +14,9 @@ use gatepost_policy::Policy;
 use tokio::sync::oneshot;
 
 use crate::audit::Audit;
-use crate::forward::UpstreamTarget;
+use crate::endpoints::{UpstreamTarget, resolve};
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
-use crate::server::resolve;
 use crate::snapshot::Snapshot;
 use crate::systemd;
 use crate::tls::load_all;
@@ -163,15 +162,15 @@ impl Reloader {
             policy,
             shadow,
         } = self.source.load()?;
-        let target = match (&settings.upstream.address, &self.demo) {
-            (UpstreamAddress::Demo { .. }, Some(demo)) => demo.clone(),
-            (address, _) => resolve(address).map_err(|fault| fault.to_string())?,
-        };
         let running = self.snapshot.load();
+        let endpoints = running.upstream.endpoints();
+        let resolved = resolve(&settings.upstream, self.demo.as_ref(), Some(endpoints));
+        let resolved = resolved.map_err(|fault| fault.to_string())?;
         let generation = running.generation + 1;
         let listeners = as_open(&self.listeners, &settings.listeners);
         let tls = load_all(&listeners, &running.listeners)?;
-        let snapshot = Snapshot::new(&settings, (policy, shadow), &target, tls, generation)
+        let upstream = (resolved, Some(&**running));
+        let snapshot = Snapshot::new(&settings, (policy, shadow), upstream, tls, generation)
             .map_err(|fault| fault.to_string())?;
         // One store: from here on every new request sees the new, and none sees both.
         self.snapshot.store(Arc::new(snapshot));
@@ -218,9 +217,13 @@ fn fixed(listeners: &[Listener]) -> impl PartialEq {
 
 /// The keys that were changed and cannot change while gatepost runs.
 fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let demo_moved = match (&old.upstream.address, &new.upstream.address) {
-        (UpstreamAddress::Demo { store: old }, UpstreamAddress::Demo { store: new }) => old != new,
-        _ => false,
+    let store = |settings: &Settings| match settings.upstream.addresses.first() {
+        Some(UpstreamAddress::Demo { store }) => Some(store.clone()),
+        Some(UpstreamAddress::Tcp { .. } | UpstreamAddress::Unix(_)) | None => None,
+    };
+    let demo_moved = match (store(old), store(new)) {
+        (Some(old), Some(new)) => old != new,
+        (Some(_) | None, None) | (None, Some(_)) => false,
     };
     let admin = |settings: &Settings| settings.admin.as_ref().map(|it| it.listen);
     let idle = |settings: &Settings| settings.upstream.max_idle_connections;

@@ -1,7 +1,7 @@
 //! Starts, runs and stops the whole.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use gatepost_config::{Listen, UpstreamAddress};
+use gatepost_config::Listen;
 use gatepost_policy::PolicyCounters;
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::server::configuration::ServerConf;
@@ -19,12 +19,13 @@ use prometheus::Registry;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-pub use crate::forward::UpstreamTarget;
+pub use crate::endpoints::UpstreamTarget;
 
 use crate::admin::{self, Admin};
 use crate::audit::Audit;
 use crate::connection::Connections;
 use crate::door::Door;
+use crate::endpoints::resolve;
 use crate::inspect::Bodies;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::listening::{Listening, accept, open_admin};
@@ -34,6 +35,7 @@ use crate::quota::QuotaStore;
 use crate::reload::{Fingerprint, Loaded, Reloader, Source};
 use crate::snapshot::Snapshot;
 use crate::systemd;
+use crate::tending::tend;
 use crate::throttle::Throttle;
 use crate::tls::load_all;
 use crate::upgrade::{Inherited, Sockets};
@@ -78,14 +80,14 @@ pub enum StartError {
         source: io::Error,
     },
     /// The upstream's name could not be resolved.
-    #[error("cannot resolve the upstream `{host}:{port}`")]
+    #[error("cannot resolve the upstream `{host}:{port}`: {fault}")]
     Resolve {
         /// The name.
         host: String,
         /// The port.
         port: u16,
-        /// The system's word on it.
-        source: io::Error,
+        /// What went wrong.
+        fault: String,
     },
     /// A certificate or key cannot be used.
     #[error("{0}")]
@@ -135,12 +137,9 @@ impl Server {
             policy,
             shadow,
         } = loaded;
-        let target = match (&settings.upstream.address, &demo) {
-            (UpstreamAddress::Demo { .. }, Some(demo)) => demo.clone(),
-            (address, _) => resolve(address)?,
-        };
+        let resolved = resolve(&settings.upstream, demo.as_ref(), None)?;
         let tls = load_all(&settings.listeners, &[]).map_err(StartError::Certificate)?;
-        let snapshot = Snapshot::new(&settings, (policy, shadow), &target, tls, 1)?;
+        let snapshot = Snapshot::new(&settings, (policy, shadow), (resolved, None), tls, 1)?;
         let metrics = Metrics::new(Registry::new(), build.version, build.revision, counters)
             .map_err(|fault| StartError::Internal(fault.to_string()))?;
         let system = |what| move |source| StartError::System { what, source };
@@ -244,6 +243,9 @@ impl Server {
         } else {
             drop(over);
         }
+        let resolutions = reloader.metrics.upstream.resolutions.clone();
+        spawn_tending(tend(reloader.snapshot.clone(), resolutions))
+            .map_err(system("the upstream thread"))?;
         let reloading = thread::Builder::new().name("reload".to_owned());
         let reloading = reloading.spawn(move || reloader.run(&wanted));
         reloading.map_err(system("the reload thread"))?;
@@ -325,23 +327,12 @@ fn default_threads() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-pub(crate) fn resolve(address: &UpstreamAddress) -> Result<UpstreamTarget, StartError> {
-    match address {
-        UpstreamAddress::Unix(path) => Ok(UpstreamTarget::Unix(path.clone())),
-        UpstreamAddress::Tcp { host, port } => {
-            let fault = |source| StartError::Resolve {
-                host: host.clone(),
-                port: *port,
-                source,
-            };
-            let mut found = (host.as_str(), *port).to_socket_addrs().map_err(fault)?;
-            let none = || fault(io::Error::new(io::ErrorKind::NotFound, "no address"));
-            found.next().map(UpstreamTarget::Tcp).ok_or_else(none)
-        }
-        UpstreamAddress::Demo { .. } => Err(StartError::Upstream(
-            "the embedded injection API was not started".to_owned(),
-        )),
-    }
+fn spawn_tending(tending: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    let runtime = main_runtime()?;
+    thread::Builder::new()
+        .name("upstream".to_owned())
+        .spawn(move || runtime.block_on(tending))?;
+    Ok(())
 }
 
 fn spawn_admin(

@@ -8,7 +8,8 @@ use gatepost_config::{Audit, Http, Quotas, Settings, Throttle};
 use gatepost_policy::Policy;
 use http::HeaderValue;
 
-use crate::forward::{Upstream, UpstreamTarget, UpstreamTimes};
+use crate::endpoints::{Endpoints, Manner, Resolved};
+use crate::forward::Upstream;
 use crate::server::StartError;
 use crate::telling::Telling;
 use crate::tls::ServerTls;
@@ -47,25 +48,28 @@ impl Snapshot {
     pub(crate) fn new(
         settings: &Settings,
         policies: (Policy, Option<Policy>),
-        target: &UpstreamTarget,
+        (resolved, running): (Vec<Resolved>, Option<&Self>),
         listeners: Vec<Option<Arc<ServerTls>>>,
         generation: u64,
     ) -> Result<Self, StartError> {
         let upstream = &settings.upstream;
-        let times = UpstreamTimes {
-            connect: upstream.connect_timeout,
-            response: upstream.response_timeout,
-            idle: upstream.idle_timeout,
-        };
         let tls = upstream.tls.as_ref().map(UpstreamTls::load).transpose();
-        let tls = tls.map_err(StartError::Certificate)?;
+        let manner = Manner {
+            connect_timeout: upstream.connect_timeout,
+            response_timeout: upstream.response_timeout,
+            idle_timeout: upstream.idle_timeout,
+            tls: tls.map_err(StartError::Certificate)?,
+        };
+        let running = running.map(|it| it.upstream.endpoints());
+        let balancing = upstream.balancing.clone();
+        let endpoints = Endpoints::new(resolved, manner, balancing, running)?;
+        let telling = Telling::new(upstream);
         Ok(Self {
             listeners,
             gate: settings.gate.clone(),
             policy: Arc::new(policies.0),
             shadow: policies.1.map(Arc::new),
-            upstream: Upstream::new(target, tls, times, Telling::new(upstream))
-                .map_err(|fault| StartError::Upstream(fault.to_string()))?,
+            upstream: Upstream::new(endpoints, telling, upstream.total_timeout),
             http: settings.http,
             throttle: settings.throttle.clone(),
             audit: settings.audit.clone(),

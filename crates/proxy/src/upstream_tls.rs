@@ -12,8 +12,8 @@ use crate::pem::{self, KeyPair};
 
 /// Ready for connections.
 pub(crate) struct UpstreamTls {
-    /// INVARIANT: not empty, and a valid name. The library verifies nothing where there is none.
-    server_name: String,
+    /// The name that every address has to have; otherwise its own host.
+    server_name: Option<String>,
     authorities: Option<Arc<[WrappedX509]>>,
     client: Option<Arc<CertKey>>,
     verify: bool,
@@ -30,10 +30,6 @@ impl UpstreamTls {
     pub(crate) fn load(settings: &gatepost_config::UpstreamTls) -> Result<Self, String> {
         let mut hasher = DefaultHasher::new();
         (settings.verify, &settings.ca).hash(&mut hasher);
-        let name = &settings.server_name;
-        if ServerName::try_from(name.as_str()).is_err() {
-            return Err(format!("`{name}` is no name that a certificate could hold"));
-        }
         let authorities = settings.ca.as_ref().map(|path| {
             // What the library would only find out when it connects.
             pem::authorities(path)?;
@@ -58,7 +54,7 @@ impl UpstreamTls {
         });
         let client = client.transpose()?;
         Ok(Self {
-            server_name: name.clone(),
+            server_name: settings.server_name.clone(),
             authorities,
             client,
             verify: settings.verify,
@@ -66,15 +62,24 @@ impl UpstreamTls {
         })
     }
 
-    /// The upstream at this address.
-    pub(crate) fn peer(self, address: SocketAddr) -> HttpPeer {
-        let mut peer = HttpPeer::new(address, true, self.server_name);
-        peer.options.ca = self.authorities;
+    /// The upstream at this address of this host.
+    ///
+    /// # Errors
+    ///
+    /// Where no certificate could hold its name.
+    pub(crate) fn peer(&self, address: SocketAddr, host: &str) -> Result<HttpPeer, String> {
+        let name = self.server_name.as_deref().unwrap_or(host);
+        // INVARIANT: not empty, and a valid name. The library verifies nothing where there is none.
+        if ServerName::try_from(name).is_err() {
+            return Err(format!("`{name}` is no name that a certificate could hold"));
+        }
+        let mut peer = HttpPeer::new(address, true, name.to_owned());
+        peer.options.ca.clone_from(&self.authorities);
         peer.options.verify_cert = self.verify;
         peer.options.verify_hostname = self.verify;
-        peer.client_cert_key = self.client;
+        peer.client_cert_key.clone_from(&self.client);
         // A pooled connection that was verified by other authorities is not this upstream's.
         peer.group_key = self.fingerprint;
-        peer
+        Ok(peer)
     }
 }

@@ -135,18 +135,21 @@ fn upstream(address: &str, tls: &str) -> Option<UpstreamTls> {
 
 #[test]
 fn an_upstream_over_tls() {
-    let plain = |name: &str| {
-        Some(UpstreamTls {
-            ca: None,
-            server_name: name.to_owned(),
-            client: None,
-            verify: true,
-        })
+    let plain = UpstreamTls {
+        ca: None,
+        server_name: None,
+        client: None,
+        verify: true,
     };
     assert_eq!(upstream("127.0.0.1:8000", ""), None);
-    assert_eq!(upstream("https://mta.example", ""), plain("mta.example"));
-    assert_eq!(upstream("HTTPS://mta:8443", ""), plain("mta"));
-    assert_eq!(upstream("\"https://[::1]:8443\"", ""), plain("::1"));
+    for address in [
+        "https://mta.example",
+        "HTTPS://mta:8443",
+        "\"https://[::1]:8443\"",
+        "[https://mta, https://10.0.0.1]",
+    ] {
+        assert_eq!(upstream(address, ""), Some(plain.clone()), "{address}");
+    }
     assert_eq!(
         upstream(
             "https://10.0.0.1:8443",
@@ -154,7 +157,7 @@ fn an_upstream_over_tls() {
         ),
         Some(UpstreamTls {
             ca: Some("etc/ca.pem".into()),
-            server_name: "mta".to_owned(),
+            server_name: Some("mta".to_owned()),
             client: Some(("etc/c.pem".into(), "etc/k.pem".into())),
             verify: true,
         })
@@ -179,6 +182,10 @@ fn faults_of_an_upstream_over_tls() {
         ),
         (
             "address: https://my_mta",
+            "x.yaml:4:3: no certificate can hold the name `my_mta`: `upstream.tls.server_name` is missing, or faulty",
+        ),
+        (
+            "address: [https://mta, https://my_mta]",
             "x.yaml:4:3: no certificate can hold the name `my_mta`: `upstream.tls.server_name` is missing, or faulty",
         ),
         (

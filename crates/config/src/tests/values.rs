@@ -19,8 +19,8 @@ fn wrong_types() {
     );
     check(
         "  address: 127.0.0.1:8000",
-        "  address: [a]",
-        &["x.yaml:4:12: expected a text, found a list"],
+        "  address: { a: b }",
+        &["x.yaml:4:12: expected a text, found a mapping"],
     );
     check(
         "[POST]",
@@ -151,6 +151,42 @@ fn upstream_addresses() {
         "unix:mta.sock",
         &["x.yaml:4:12: a Unix socket's path must be absolute: `unix:/run/mta.sock`"],
     );
+}
+
+#[test]
+fn several_upstream_addresses() {
+    let clear = "all addresses are `https://`, or none is: who may be told an identity in clear may be told all of them";
+    for (text, fault) in [
+        ("[]", "x.yaml:4:12: `upstream.address` is empty"),
+        ("[mta:1, mta:1]", "x.yaml:4:20: `mta:1` is there twice"),
+        (
+            "[mta:1, https://mta]",
+            &format!("x.yaml:4:12: {clear}") as &str,
+        ),
+        ("[demo, mta:1]", "x.yaml:4:12: `demo` stands alone"),
+        (
+            "[mta:1, unix:/x]\n  demo_store: x",
+            "x.yaml:5:15: `upstream.demo_store` is for `address: demo` alone",
+        ),
+        (
+            "mta:1\n  health_check: { interval: 1s }",
+            "x.yaml:5:17: `upstream.health_check.path` is missing",
+        ),
+        (
+            "mta:1\n  health_check: { path: health }",
+            "x.yaml:5:25: expected a path such as `/health`, found `health`",
+        ),
+        (
+            "mta:1\n  nameservers: [dns.example]",
+            "x.yaml:5:17: expected an IP address, with or without a port, found `dns.example`",
+        ),
+        (
+            "mta:1\n  max_connections: 0",
+            "x.yaml:5:20: 0 is not between 1 and 1000000",
+        ),
+    ] {
+        check("127.0.0.1:8000", text, &[fault]);
+    }
 }
 
 #[test]
