@@ -75,6 +75,12 @@ figures: setup          ## measure the figures of the README
 	@cargo run --quiet --locked --release --package gatepost-policy --example verify_timing | sed -n 's|.*FIGURE ||p'
 	@cargo run --quiet --locked --release --package gatepost-message --example read_cost | sed -n 's|.*FIGURE ||p'
 
+.PHONY: lifecycle
+lifecycle: setup        ## reloads, upgrades, certificates and stops under 500 requests a second: not one may fail
+	@echo "$$(date -u +%F), $$(uname -m), $$(nproc) cores, $$(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1)"
+	@cargo test --locked --release --package gatepost --test e2e -- --nocapture --test-threads 1 \
+	  lifecycle_load | sed -n 's|.*FIGURE ||p'
+
 FUZZ_SECONDS ?= 60
 
 .PHONY: fuzz

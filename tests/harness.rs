@@ -46,6 +46,8 @@ pub(crate) struct Setup {
     files: Vec<(String, String)>,
     environment: Vec<(String, String)>,
     reader: Reader,
+    /// What `ulimit` is given before gatepost starts.
+    limits: Vec<String>,
 }
 
 /// What becomes of the log.
@@ -82,6 +84,7 @@ impl Setup {
             files: Vec::new(),
             environment: Vec::new(),
             reader: Reader::Follows,
+            limits: Vec::new(),
         }
     }
 
@@ -100,6 +103,12 @@ impl Setup {
     /// With a variable in its environment.
     pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
         self.environment.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Under a limit, as `ulimit` takes it: `-n 100`.
+    pub(crate) fn ulimit(mut self, limit: &str) -> Self {
+        self.limits.push(limit.to_owned());
         self
     }
 
@@ -167,7 +176,7 @@ impl Setup {
         for (name, content) in &self.files {
             write(folder.path(), name, content);
         }
-        Gatepost::start(folder, &self.environment, self.reader)
+        Gatepost::start(folder, self)
     }
 }
 
@@ -182,16 +191,19 @@ pub(crate) struct Gatepost {
 }
 
 impl Gatepost {
-    fn start(folder: tempfile::TempDir, environment: &[(String, String)], reader: Reader) -> Self {
-        let mut child = Command::new(BINARY)
-            .args(["run", "--config"])
+    fn start(folder: tempfile::TempDir, setup: &Setup) -> Self {
+        let limits = setup.limits.iter().map(|it| format!("ulimit {it} && "));
+        // The shell becomes gatepost, so that its process id is gatepost's.
+        let script = limits.collect::<String>() + "exec \"$0\" \"$@\"";
+        let mut child = Command::new("sh")
+            .args(["-c", &script, BINARY, "run", "--config"])
             .arg(folder.path().join("gatepost.yaml"))
-            .envs(environment.iter().map(|(key, value)| (key, value)))
+            .envs(setup.environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = Log::follow(child.stderr.take().unwrap(), reader);
+        let log = Log::follow(child.stderr.take().unwrap(), setup.reader);
         let address = log.wait(|line| line["message"] == "listening")["address"].clone();
         let admin = log.wait(|line| line["message"] == "admin listening")["address"].clone();
         log.wait(|line| line["message"] == "ready");
@@ -250,6 +262,18 @@ impl Gatepost {
     /// Waits for a log line that is like this.
     pub(crate) fn wait_log(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         self.log.wait(wanted)
+    }
+
+    /// Where it listens for clients, as the log says.
+    pub(crate) fn listening(&self) -> Vec<SocketAddr> {
+        let lines = self.logged();
+        let lines = lines
+            .lines()
+            .filter_map(|it| serde_json::from_str::<Value>(it).ok());
+        lines
+            .filter(|it| it["message"] == "listening")
+            .filter_map(|it| it["address"].as_str()?.parse().ok())
+            .collect()
     }
 
     /// Everything that was logged so far.

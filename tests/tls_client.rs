@@ -169,6 +169,11 @@ impl Client {
 pub(crate) struct TlsConnection(StreamOwned<ClientConnection, TcpStream>);
 
 impl TlsConnection {
+    /// For what asks otherwise than [`TlsConnection::ask`].
+    pub(crate) fn into_stream(self) -> StreamOwned<ClientConnection, TcpStream> {
+        self.0
+    }
+
     /// The server's certificate.
     pub(crate) fn certificate(&self) -> CertificateDer<'static> {
         self.0.conn.peer_certificates().unwrap()[0].clone()

@@ -10,6 +10,7 @@ mod audit;
 mod body;
 mod connection;
 mod crowd;
+mod descriptors;
 mod door;
 mod endpoints;
 mod forward;

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gatepost_config::{Listen, Listener};
 use pingora_core::server::ShutdownWatch;
@@ -16,12 +16,16 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio_util::task::TaskTracker;
 
 use crate::connection::{Accepted, Connections, Entrance};
+use crate::descriptors::Seldom;
 use crate::opening::Opening;
 use crate::server::StartError;
 use crate::upgrade::{Inherited, Use};
 
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 4096;
+
+/// Before the next try, where a connection could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A listener that is open but not served yet.
 pub(crate) struct Listening {
@@ -347,6 +351,8 @@ async fn serve(
         let serving = async move { connections.serve(socket, entrance, shutdown).await };
         tracker.spawn_on(serving, &pingora_runtime::current_handle());
     };
+    let failures = &connections.metrics.descriptors.accept_failures;
+    let mut seldom = Seldom::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -355,10 +361,18 @@ async fn serve(
         };
         match accepted {
             Ok(socket) => serve(socket),
+            // One that went away before it was its turn: the next may be well.
+            Err(fault) if fault.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(fault) => {
-                tracing::error!(%fault, "cannot accept a connection");
+                failures.inc();
+                if let Some(times) = seldom.now(Instant::now()) {
+                    tracing::error!(%fault, times, "cannot accept connections; they wait");
+                }
                 // Out of file descriptors, most likely: nothing is gained by trying at full speed.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => {}
+                    _ = shutdown.wait_for(|stop| *stop) => break,
+                }
             }
         }
     }

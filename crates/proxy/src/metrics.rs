@@ -15,6 +15,7 @@ use prometheus::{
     Registry,
 };
 
+use crate::descriptors::DescriptorMetrics;
 use crate::endpoints::Endpoints;
 use crate::health::State;
 use crate::record::{Record, UpstreamTime};
@@ -32,6 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: IntGauge,
     pub(crate) connections: ConnectionMetrics,
     pub(crate) upstream: UpstreamMetrics,
+    pub(crate) descriptors: DescriptorMetrics,
     pub(crate) audit_lines_lost: IntCounter,
     log_lines_lost: IntCounter,
     pub(crate) throttle: ThrottleMetrics,
@@ -102,6 +104,7 @@ impl Metrics {
             in_flight: gauge("gatepost_requests_in_flight", "Requests being worked on")?,
             connections: ConnectionMetrics::new(&registry)?,
             upstream: UpstreamMetrics::new(&registry)?,
+            descriptors: DescriptorMetrics::new(&registry)?,
             audit_lines_lost: counter(
                 "gatepost_audit_lines_lost_total",
                 "Lines of the audit log that could not be taken in time",
@@ -567,7 +570,8 @@ impl ReloadMetrics {
     }
 }
 
-fn registered<T: Collector + Clone + 'static>(
+/// The metric, once the registry knows it.
+pub(crate) fn registered<T: Collector + Clone + 'static>(
     registry: &Registry,
     metric: T,
 ) -> prometheus::Result<T> {

@@ -14,6 +14,7 @@ use gatepost_policy::Policy;
 use tokio::sync::oneshot;
 
 use crate::audit::Audit;
+use crate::descriptors;
 use crate::endpoints::{UpstreamTarget, resolve};
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
@@ -183,6 +184,7 @@ impl Reloader {
         }
         // Also where the file names the same as before: what was set by hand meanwhile ends here.
         self.log.set_level(&settings.log.level)?;
+        descriptors::provide(&settings, &self.metrics.descriptors);
         self.settings = settings;
         self.listeners = listeners;
         Ok(())

@@ -24,6 +24,7 @@ pub use crate::endpoints::UpstreamTarget;
 use crate::admin::{self, Admin};
 use crate::audit::Audit;
 use crate::connection::Connections;
+use crate::descriptors;
 use crate::door::Door;
 use crate::endpoints::resolve;
 use crate::inspect::Bodies;
@@ -142,6 +143,7 @@ impl Server {
         let snapshot = Snapshot::new(&settings, (policy, shadow), (resolved, None), tls, 1)?;
         let metrics = Metrics::new(Registry::new(), build.version, build.revision, counters)
             .map_err(|fault| StartError::Internal(fault.to_string()))?;
+        descriptors::provide(&settings, &metrics.descriptors);
         let system = |what| move |source| StartError::System { what, source };
         let mut inherited = Inherited::take().map_err(system("what the gatepost before left"))?;
         let listeners = settings
