@@ -269,3 +269,22 @@ fn a_log_that_nobody_reads_holds_up_no_request() {
         assert!(count < 100_000, "lines have to be lost at some time");
     }
 }
+
+/// Whoever reaches the admin listener cannot take every file descriptor: the oldest connections make room, and a probe is answered.
+#[test]
+fn probes_are_answered_beside_a_crowd_at_the_admin_listener() {
+    let gate = Setup::demo().start();
+    let crowd: Vec<_> = (0..400)
+        .map(|_| {
+            let connection = Connection::open(gate.admin, TRUSTED);
+            assert_eq!(gate.admin("/livez").status, 200);
+            connection
+        })
+        .collect();
+    assert!(gate.metric("process_open_fds") < 350.0);
+    let mut crowd = crowd.into_iter();
+    assert!(crowd.next().unwrap().closes(), "the oldest is cut");
+    let mut newest = crowd.next_back().unwrap();
+    newest.write(get("/livez"));
+    assert_eq!(newest.reply().unwrap().status, 200);
+}

@@ -98,6 +98,9 @@ impl AuthInfo {
     /// The longest identity or group that a handler may name, in bytes.
     pub const MAX_NAME_BYTES: usize = 1024;
 
+    /// How many identities and groups it may name together. The decision cache keeps them.
+    pub const MAX_NAMES: usize = 1024;
+
     /// What a handler's `true` means for Basic credentials.
     ///
     /// # Errors
@@ -120,6 +123,9 @@ impl AuthInfo {
     pub fn new(identities: Vec<Identity>, groups: Vec<String>) -> Result<Self, AuthInfoFault> {
         if identities.is_empty() {
             return Err(AuthInfoFault::NoIdentity);
+        }
+        if identities.len() + groups.len() > Self::MAX_NAMES {
+            return Err(AuthInfoFault::TooManyNames);
         }
         let names = identities.iter().map(|one| &one.identity).chain(&groups);
         for name in names {
@@ -164,6 +170,12 @@ pub enum AuthInfoFault {
     /// A table without identities is not a success here, unlike in `KumoMTA`.
     #[error("the auth info names no identity")]
     NoIdentity,
+    /// More than [`AuthInfo::MAX_NAMES`].
+    #[error(
+        "the auth info names more than {} identities and groups",
+        AuthInfo::MAX_NAMES
+    )]
+    TooManyNames,
     /// Empty, too long, surrounded by white space, or with a control character.
     #[error(
         "an identity or group is empty, too long, or holds white space at its ends or control characters"
@@ -265,6 +277,13 @@ mod tests {
         for bad in ["", " a", "a\n", "a\0b", "a\u{200b}b", &"a".repeat(2000)] {
             assert_eq!(AuthInfo::basic(bad), Err(AuthInfoFault::BadName), "{bad:?}");
         }
+        let one = || vec![identity("a", IdentityContext::HttpBasicAuth)];
+        let groups = |count| vec!["g".to_owned(); count];
+        assert!(AuthInfo::new(one(), groups(AuthInfo::MAX_NAMES - 1)).is_ok());
+        assert_eq!(
+            AuthInfo::new(one(), groups(AuthInfo::MAX_NAMES)),
+            Err(AuthInfoFault::TooManyNames)
+        );
     }
 
     #[test]

@@ -3,13 +3,16 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Lines that may wait to be written: a second or two at full load.
 const WAITING: usize = 8 * 1024;
+
+/// What they may take together, in bytes: a policy's lines can be long.
+const MOST_BYTES: usize = 32 << 20;
 
 /// How long the last lines may take when gatepost ends.
 const LAST: Duration = Duration::from_secs(2);
@@ -18,6 +21,8 @@ const LAST: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(crate) struct Background {
     to_writer: SyncSender<Message>,
+    /// What the lines that wait take, in bytes.
+    waiting: Arc<AtomicUsize>,
     lost: Arc<AtomicU64>,
 }
 
@@ -33,12 +38,16 @@ impl Background {
     /// Where the thread cannot be started.
     pub(crate) fn start(sink: impl Write + Send + 'static) -> io::Result<Self> {
         let (to_writer, messages) = sync_channel(WAITING);
-        let lost = Arc::new(AtomicU64::new(0));
-        let counter = lost.clone();
+        let log = Self {
+            to_writer,
+            waiting: Arc::default(),
+            lost: Arc::default(),
+        };
+        let (waiting, lost) = (log.waiting.clone(), log.lost.clone());
         thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write_all(sink, &messages, &counter))?;
-        Ok(Self { to_writer, lost })
+            .spawn(move || write_all(sink, &messages, &waiting, &lost))?;
+        Ok(log)
     }
 
     /// How many lines were not written.
@@ -65,11 +74,15 @@ impl Background {
 
 impl Write for Background {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self
-            .to_writer
-            .try_send(Message::Line(line.to_vec()))
-            .is_err()
+        let size = line.len();
+        let room = self.waiting.fetch_add(size, Ordering::Relaxed) + size <= MOST_BYTES;
+        if !room
+            || self
+                .to_writer
+                .try_send(Message::Line(line.to_vec()))
+                .is_err()
         {
+            self.waiting.fetch_sub(size, Ordering::Relaxed);
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -82,10 +95,16 @@ impl Write for Background {
 
 /// A line at a time, each in one write: two processes may share the pipe while one takes over from the other, and what is short
 /// enough is not mixed then (pipe(7), `PIPE_BUF`).
-fn write_all(mut sink: impl Write, messages: &Receiver<Message>, lost: &AtomicU64) {
+fn write_all(
+    mut sink: impl Write,
+    messages: &Receiver<Message>,
+    waiting: &AtomicUsize,
+    lost: &AtomicU64,
+) {
     while let Ok(message) = messages.recv() {
         match message {
             Message::Line(line) => {
+                waiting.fetch_sub(line.len(), Ordering::Relaxed);
                 if sink.write_all(&line).is_err() {
                     lost.fetch_add(1, Ordering::Relaxed);
                 }
@@ -155,5 +174,26 @@ mod tests {
         let text = String::from_utf8(text.lock().unwrap().clone()).unwrap();
         let written: Vec<usize> = text.lines().map(|it| it.parse().unwrap()).collect();
         assert_eq!(written, (0..all - lost).collect::<Vec<_>>());
+    }
+    /// Long lines are bounded by what they take, not by their number.
+    #[test]
+    fn long_lines_have_no_more_room_than_short_ones() {
+        let (permit, permits) = mpsc::channel();
+        let text: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let sink = Stalling {
+            permits,
+            text: text.clone(),
+        };
+        let mut log = Background::start(sink).unwrap();
+        let line = vec![b'x'; MOST_BYTES / 4];
+        for _ in 0..8 {
+            log.write_all(&line).unwrap();
+        }
+        // One may be with the sink already.
+        let lost = usize::try_from(log.lost()).unwrap();
+        assert!(lost == 4 || lost == 3, "{lost}");
+        drop(permit);
+        drop(LastLines(log));
+        assert_eq!(text.lock().unwrap().len(), (8 - lost) * line.len());
     }
 }

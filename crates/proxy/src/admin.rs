@@ -22,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::sync::{oneshot, watch};
 
+use crate::admin_listener::Bounded;
 use crate::lifecycle::Phase;
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
@@ -50,7 +51,7 @@ pub(crate) async fn serve(
     admin: Admin,
     mut over: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let listener = Bounded::new(tokio::net::TcpListener::from_std(listener)?);
     let over = async move {
         if over.wait_for(|over| *over).await.is_err() {
             // Nobody can say it any more.

@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -23,12 +24,17 @@ use crate::shared_state::name_hash;
 /// Lines that may wait to be written.
 const WAITING: usize = 16 * 1024;
 
+/// What they may take together: one that tells of a message with many recipients has some hundred KiB.
+const MOST_BYTES: usize = 64 << 20;
+
 /// How long the last lines may take when gatepost ends.
 const LAST: Duration = Duration::from_secs(2);
 
 /// The way to the thread that writes.
 pub(crate) struct Audit {
     to_writer: SyncSender<Message>,
+    /// What the lines that wait take, in bytes.
+    waiting: Arc<AtomicUsize>,
     /// The output that is to be opened next, also where it is the one that is open: a file may have been moved
     /// away. Kept apart, so that whoever wants it need not wait for a writer that is stuck.
     wanted: Arc<Mutex<Option<AuditOutput>>>,
@@ -51,8 +57,10 @@ impl Audit {
         let sink = open(output)?;
         let (to_writer, messages) = sync_channel(WAITING);
         let wanted: Arc<Mutex<Option<AuditOutput>>> = Arc::default();
+        let waiting: Arc<AtomicUsize> = Arc::default();
         let writer = Writer {
             sink,
+            waiting: waiting.clone(),
             wanted: wanted.clone(),
             pending: 0,
             well: true,
@@ -63,6 +71,7 @@ impl Audit {
             .spawn(move || writer.run(&messages))?;
         Ok(Self {
             to_writer,
+            waiting,
             wanted,
             lost,
         })
@@ -120,12 +129,20 @@ impl Audit {
 
     fn line(&self, line: &Line<'_>) {
         // Texts and numbers only, so it cannot fail; if it did, the line would be lost and counted.
-        let sent = serde_json::to_string(line)
-            .ok()
-            .and_then(|text| self.to_writer.try_send(Message::Line(text)).ok());
-        if sent.is_none() {
+        let sent = serde_json::to_string(line).is_ok_and(|text| self.send(text));
+        if !sent {
             self.lost.inc();
         }
+    }
+
+    fn send(&self, text: String) -> bool {
+        let size = text.len();
+        let room = self.waiting.fetch_add(size, Ordering::Relaxed) + size <= MOST_BYTES;
+        let sent = room && self.to_writer.try_send(Message::Line(text)).is_ok();
+        if !sent {
+            self.waiting.fetch_sub(size, Ordering::Relaxed);
+        }
+        sent
     }
 }
 
@@ -266,6 +283,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The thread's own.
 struct Writer {
     sink: Sink,
+    waiting: Arc<AtomicUsize>,
     wanted: Arc<Mutex<Option<AuditOutput>>>,
     /// Lines that the sink has taken and may still lose.
     pending: u64,
@@ -295,6 +313,7 @@ impl Writer {
 
     fn line(&mut self, mut line: String) {
         self.pending += 1;
+        self.waiting.fetch_sub(line.len(), Ordering::Relaxed);
         line.push('\n');
         let written = self.sink.write_all(line.as_bytes());
         self.note(written);
@@ -343,6 +362,36 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A disk that hangs: what waits is bounded in bytes, and comes out whole when it goes on.
+    #[test]
+    fn what_waits_is_bounded_in_bytes() {
+        let (to_writer, messages) = sync_channel(WAITING);
+        let lost = IntCounter::new("lost", "lost").unwrap();
+        let waiting: Arc<AtomicUsize> = Arc::default();
+        let audit = Audit {
+            to_writer,
+            waiting: waiting.clone(),
+            wanted: Arc::default(),
+            lost: lost.clone(),
+        };
+        let sent = |size: usize| audit.send("x".repeat(size));
+        assert!(sent(MOST_BYTES - 10));
+        assert!(!sent(11));
+        assert!(sent(10));
+        assert!(!sent(1));
+        drop(audit);
+        let writer = Writer {
+            sink: Box::new(io::sink()),
+            waiting: waiting.clone(),
+            wanted: Arc::default(),
+            pending: 0,
+            well: true,
+            lost,
+        };
+        writer.run(&messages);
+        assert_eq!(waiting.load(Ordering::Relaxed), 0);
+    }
 
     #[test]
     fn names_that_look_like_secrets_are_hashed() {

@@ -5,6 +5,7 @@
 //! settings and a loaded policy and opens the listeners, [`Server::run`] serves until it is told to stop.
 
 mod admin;
+mod admin_listener;
 mod answer;
 mod audit;
 mod body;

@@ -467,6 +467,7 @@ pub(crate) struct ShadowMetrics {
     allowed: IntCounterVec,
     denied: IntCounterVec,
     open: IntCounterVec,
+    pub(crate) in_flight: IntGauge,
 }
 
 impl ShadowMetrics {
@@ -488,6 +489,13 @@ impl ShadowMetrics {
                 "gatepost_shadow_open_total",
                 "What the shadow policy did not decide in time, by what is asked and by what the live policy decided",
             )?,
+            in_flight: registered(
+                registry,
+                IntGauge::new(
+                    "gatepost_shadow_in_flight",
+                    "Questions that the shadow policy is asked now",
+                )?,
+            )?,
         })
     }
 
@@ -505,6 +513,8 @@ impl ShadowMetrics {
 #[derive(Clone)]
 pub(crate) struct QuotaMetrics {
     pub(crate) redis_up: IntGauge,
+    pub(crate) refunds_in_flight: IntGauge,
+    pub(crate) refunds_lost: IntCounter,
 }
 
 impl QuotaMetrics {
@@ -514,8 +524,18 @@ impl QuotaMetrics {
             "0 where quotas are to be counted together through Redis and cannot be, else 1",
         )?;
         up.set(1);
+        let in_flight = IntGauge::new(
+            "gatepost_quota_refunds_in_flight",
+            "Refunds that Redis is being told of",
+        )?;
+        let lost = IntCounter::new(
+            "gatepost_quota_refunds_lost_total",
+            "Refunds that Redis could not be told of, so that replicas count too much",
+        )?;
         Ok(Self {
             redis_up: registered(registry, up)?,
+            refunds_in_flight: registered(registry, in_flight)?,
+            refunds_lost: registered(registry, lost)?,
         })
     }
 }

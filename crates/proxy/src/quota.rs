@@ -18,10 +18,13 @@ use gatepost_config::{Quotas, WhenDown};
 use serde::Serialize;
 
 use self::shared::{Shared, Unreachable};
-use crate::metrics::QuotaMetrics;
+use crate::metrics::{self, QuotaMetrics};
 
 /// Locks, so that identities seldom meet.
 const SHARDS: usize = 64;
+
+/// Refunds that Redis may be told of at once. Nobody waits for them, so nobody who waits bounds them.
+const MOST_REFUNDS: i64 = 1024;
 
 /// What is remembered. It outlives reloads; the limits come with each request's snapshot.
 pub(crate) struct QuotaStore {
@@ -239,9 +242,14 @@ impl QuotaStore {
                 }
             }
         }
-        if let (Some(shared), Some(at)) = (&self.shared, charge.shared_at)
-            && let Err(Unreachable(fault)) = shared.refund(&charge.identity, &takes, at).await
-        {
+        let (Some(shared), Some(at)) = (&self.shared, charge.shared_at) else {
+            return;
+        };
+        let _place = metrics::Counted::new(&self.metrics.refunds_in_flight);
+        if self.metrics.refunds_in_flight.get() > MOST_REFUNDS {
+            self.metrics.refunds_lost.inc();
+        } else if let Err(Unreachable(fault)) = shared.refund(&charge.identity, &takes, at).await {
+            self.metrics.refunds_lost.inc();
             tracing::debug!(fault, "a quota could not be given back through Redis");
         }
     }

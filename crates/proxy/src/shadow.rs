@@ -8,7 +8,7 @@ use std::sync::Arc;
 use gatepost_auth::{AuthInfo, Credentials, Judgement};
 use gatepost_policy::{MessageJudgement, MessageQuestion, Policy};
 
-use crate::metrics::ShadowMetrics;
+use crate::metrics::{Counted, ShadowMetrics};
 
 /// What came of a question, as far as it can be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +66,19 @@ fn described(info: &AuthInfo) -> String {
     format!("{} {groups:?}", info.http_auth())
 }
 
+/// Questions that may be under way at once. Nobody waits for them, so nobody who waits bounds them.
+const MOST: i64 = 1024;
+
+/// A place among them; given back when the question is over. `None` where there is none: then it stays open.
+fn place(metrics: &ShadowMetrics, event: &'static str, live: &Answer) -> Option<Counted> {
+    let place = Counted::new(&metrics.in_flight);
+    if metrics.in_flight.get() > MOST {
+        metrics.count(event, live.word(), "open");
+        return None;
+    }
+    Some(place)
+}
+
 /// Asks about credentials. `user` is as logs may show it.
 pub(crate) fn ask_credentials(
     policy: &Arc<Policy>,
@@ -75,8 +88,12 @@ pub(crate) fn ask_credentials(
     request_id: String,
     user: Option<String>,
 ) {
+    let Some(place) = place(metrics, "authentication", &live) else {
+        return;
+    };
     let (policy, metrics) = (policy.clone(), metrics.clone());
     tokio::spawn(async move {
+        let _place = place;
         let shadow = Answer::to_credentials(&policy.judge(credentials).await);
         compare(
             &metrics,
@@ -97,9 +114,13 @@ pub(crate) fn ask_message(
     live: Answer,
     request_id: String,
 ) {
+    let Some(place) = place(metrics, "message", &live) else {
+        return;
+    };
     let (policy, metrics) = (policy.clone(), metrics.clone());
     let user = question.http_auth.clone();
     tokio::spawn(async move {
+        let _place = place;
         let shadow = Answer::to_message(&policy.judge_message(question).await);
         compare(
             &metrics,

@@ -32,6 +32,9 @@ const LARGEST: usize = 1 << 20;
 /// can make a policy remember.
 const MOST_OF_THE_LARGEST: usize = 64;
 
+/// Names of one policy. One that makes up a name for each call must not fill the memory.
+const MOST_NAMES: usize = 1000;
+
 /// The caches of a policy, by name.
 #[derive(Clone, Default)]
 pub(crate) struct Memos(Arc<Shared>);
@@ -110,6 +113,11 @@ impl Memos {
                 )));
             }
             return Ok(memo.clone());
+        }
+        if all.len() >= MOST_NAMES {
+            return Err(mlua::Error::runtime(format!(
+                "kumo.memoize: there are {MOST_NAMES} names already; a name stands for a function, not for its arguments"
+            )));
         }
         let memo = Arc::new(Memo::new(options, place)?);
         all.insert(name.to_owned(), memo.clone());

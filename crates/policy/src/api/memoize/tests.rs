@@ -73,6 +73,10 @@ fn options_are_checked() {
             "for _, f in ipairs { print, function() end } do kumo.memoize(f, { name = 'x', ttl = '1m', capacity = 1 }) end",
             "is taken by another function",
         ),
+        (
+            "for n = 1, 1001 do kumo.memoize(print, { name = 'x' .. n, ttl = '1m', capacity = 1 }) end",
+            "there are 1000 names already",
+        ),
     ] {
         check_body(&format!(
             "local ok, fault = pcall(function() {call} end)
