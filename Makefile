@@ -34,13 +34,30 @@ test: setup             ## every check that needs no other server
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo test --locked --workspace
 
+# Python's, so in a folder of its own. Its libraries are pinned, too: what it finds is held against what it found before.
+SSLYZE := sslyze==6.3.1 nassl==5.4.0 tls-parser==2.0.2 cryptography==46.0.7 pydantic==2.14.4
+
+.PHONY: sslyze
+sslyze: setup
+	@if [ "$$(cat target/sslyze/installed 2>/dev/null)" = "$(SSLYZE)" ]; then exit 0; fi; \
+	if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
+	  if ! command -v apt-get >/dev/null; then echo "please install: python3 with venv and pip"; exit 1; fi; \
+	  sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
+	  $$sudo apt-get update -qq; \
+	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
+	fi; \
+	echo "installing into target/sslyze: $(SSLYZE)"; \
+	rm -rf target/sslyze; python3 -m venv target/sslyze; \
+	target/sslyze/bin/pip install --quiet --disable-pip-version-check $(SSLYZE); \
+	echo "$(SSLYZE)" > target/sslyze/installed
+
 # Programs of others, from Debian. The tests start them by themselves, with a configuration of their own, so nothing that
 # is installed here may start, now or at the next boot: while apt-get runs a policy-rc.d forbids it (one that is there
 # already is left alone, as in containers), and afterwards the units are disabled. What was there before is not touched.
 # Of fail2ban only fail2ban-regex is used. /usr/sbin is where nginx and haproxy are, and not in everybody's PATH.
 .PHONY: integration
 integration: export PATH := $(PATH):/usr/sbin
-integration: setup      ## the tests that need redis-server, haproxy, nginx, fail2ban-regex, openssl, slowhttptest (installed when missing)
+integration: setup sslyze ## the tests that need redis-server, haproxy, nginx, fail2ban-regex, openssl, slowhttptest, sslyze (installed when missing)
 	@missing=(); \
 	for tool in redis-server haproxy nginx openssl slowhttptest; do command -v $$tool >/dev/null || missing+=($$tool); done; \
 	command -v fail2ban-regex >/dev/null || missing+=(fail2ban); \

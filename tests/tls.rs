@@ -611,3 +611,21 @@ fn an_upstream_over_tls_is_the_one_that_was_meant() {
     write(gate.folder(), "ca.pem", "");
     assert_eq!(reload(&gate).0, 422);
 }
+
+/// Public authorities sign through others. What the file holds beside the certificate goes along, so that clients find their way to
+/// the authority that they trust.
+#[test]
+fn the_whole_chain_is_shown() {
+    let (root, upstream) = (Authority::new(), Recorder::start());
+    let between = root.intermediate();
+    let leaf = between.server();
+    let chain = Pair {
+        certificate: leaf.certificate.clone() + &between.pem,
+        key: leaf.key.clone(),
+    };
+    for (pair, well) in [(&chain, true), (&leaf, false)] {
+        let gate = over_tls(upstream.address, &root, pair).start();
+        let connected = Client::new(&root, None).connect(gate.address, b"");
+        assert_eq!(connected.is_ok(), well);
+    }
+}

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -52,6 +52,7 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params
             .distinguished_name
             .push(DnType::CommonName, "tests' own");
@@ -64,13 +65,35 @@ impl Authority {
 
     /// For a server on loopback.
     pub(crate) fn server(&self) -> Pair {
+        self.server_until(Over::Never)
+    }
+
+    pub(crate) fn server_until(&self, over: Over) -> Pair {
         self.sign(Says {
             names: vec![
                 SanType::IpAddress(Ipv4Addr::LOCALHOST.into()),
                 SanType::DnsName("mta.test".try_into().unwrap()),
             ],
+            over,
             ..Says::default()
         })
+    }
+
+    /// Somebody for whom this one vouches.
+    pub(crate) fn intermediate(&self) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.use_authority_key_identifier_extension = true;
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "between");
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Self {
+            issuer: Issuer::new(params, key),
+            pem,
+        }
     }
 
     /// For a client whose common name is this.
@@ -91,12 +114,22 @@ impl Authority {
                 .push(DnType::CommonName, says.common_name);
         }
         params.subject_alt_names = says.names;
+        // As public authorities have it (RFC 5280 §4.2); strict clients ask for both.
+        params.use_authority_key_identifier_extension = true;
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         params.not_before = date_time_ymd(2020, 1, 1);
         match says.over {
             Over::Never => {}
             Over::Already => params.not_after = date_time_ymd(2021, 1, 1),
-            Over::In(time) => params.not_after = date_time_ymd(1970, 1, 1) + now + time,
+            Over::In(time) => {
+                let now = date_time_ymd(1970, 1, 1) + now;
+                params.not_before = now - Duration::from_secs(3600);
+                params.not_after = now + time;
+            }
         }
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Pair {

@@ -15,3 +15,7 @@ mod redis;
 mod signature;
 mod slow;
 mod throttle;
+mod tls;
+#[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
+#[path = "../tls_client.rs"]
+mod tls_client;
