@@ -10,6 +10,7 @@ mod admin;
 mod audit;
 mod author;
 mod body;
+mod certificates;
 mod client_address;
 mod credentials;
 mod decision_cache;

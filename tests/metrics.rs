@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::harness::{
     Connection, Gatepost, Recorder, STRANGER, Setup, TRUSTED, basic, message, post, wait_for,
 };
+use crate::tls_client::Authority;
 
 /// The live policy lets scott and carol in; the shadow refuses carol, and loops over what comes from one domain.
 const LIVE: &str = "
@@ -55,13 +56,17 @@ fn the_page_describes_what_a_running_gatepost_says() {
 
 /// A family without labels is there from the start; others need something to have happened.
 fn gatepost_that_has_seen_everything() -> Gatepost {
-    let upstream = Recorder::start();
+    let (upstream, own) = (Recorder::start(), Authority::new().server());
     let gate = Setup::before(upstream.address)
         .routes("\n  - { path: /api/inject/v1, methods: [POST], allow: [authenticated], message_policy: true }\n")
         .policy(LIVE)
         .file("shadow.lua", SHADOW)
         .with("policy.shadow: shadow.lua")
         .with("policy.callback_timeout: 500ms")
+        .with("listeners.- listen: 127.0.0.1:0")
+        .with("listeners.  tls_certificate: server.pem\nlisteners.  tls_private_key: server.key")
+        .file("server.pem", &own.certificate)
+        .file("server.key", &own.key)
         .start();
     let send = |user: &str, password: &str, sender: &str| {
         let request = post("/api/inject/v1", &basic(user, password), &message(sender));

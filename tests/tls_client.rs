@@ -179,8 +179,13 @@ impl Client {
 
     /// The same, but it wants HTTP/2.
     pub(crate) fn http2(&self) -> Self {
+        self.speaking("h2")
+    }
+
+    /// The same, but it speaks this protocol and no other.
+    pub(crate) fn speaking(&self, protocol: &str) -> Self {
         let mut config = (*self.0).clone();
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
         Self(Arc::new(config))
     }
 
@@ -215,6 +220,59 @@ impl TlsConnection {
     /// Whether the server says that it ends, rather than just going away.
     pub(crate) fn is_ended(&mut self) -> bool {
         matches!(self.0.read(&mut [0]), Ok(0))
+    }
+
+    /// One GET of /open over HTTP/2 on a stream of this number (RFC 9113 §6). Gives the block of fields of its answer, which begins with the
+    /// status.
+    pub(crate) fn ask_http2(&mut self, stream: u32) -> std::io::Result<Vec<u8>> {
+        if stream == 1 {
+            self.0
+                .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
+        }
+        let mut frame = vec![0, 0, 15, 1, 5];
+        frame.extend(stream.to_be_bytes());
+        frame.extend(b"\x82\x87\x04\x05/open\x01\x04gate");
+        self.0.write_all(&frame)?;
+        let mut fields = Vec::new();
+        loop {
+            let (kind, flags, payload) = self.frame()?;
+            if kind == 1 {
+                fields.clone_from(&payload);
+            }
+            if kind < 2 && flags & 1 != 0 {
+                return Ok(fields);
+            }
+        }
+    }
+
+    /// Whether the server says by GOAWAY that it takes no more, and ends.
+    pub(crate) fn goes_away(&mut self) -> bool {
+        let mut told = false;
+        while let Ok((kind, _, _)) = self.frame() {
+            told |= kind == 7;
+            if told {
+                // What it still waits for: that its client has heard of it.
+                let _ = self.0.sock.shutdown(std::net::Shutdown::Write);
+            }
+        }
+        told
+    }
+
+    /// One frame of HTTP/2: kind, flags, payload. What wants an acknowledgement gets one.
+    fn frame(&mut self) -> std::io::Result<(u8, u8, Vec<u8>)> {
+        let mut head = [0; 9];
+        self.0.read_exact(&mut head)?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        self.0.read_exact(&mut payload)?;
+        let (kind, flags) = (head[3], head[4]);
+        if flags & 1 == 0 && kind == 4 {
+            self.0.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0])?;
+        } else if flags & 1 == 0 && kind == 6 {
+            let head = [0, 0, 8, 6, 1, 0, 0, 0, 0];
+            self.0.write_all(&[&head[..], &payload].concat())?;
+        }
+        Ok((kind, flags, payload))
     }
 
     /// One request; the status of its answer, whose body is read.

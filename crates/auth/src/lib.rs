@@ -36,5 +36,5 @@ pub use credentials::{CredentialFault, CredentialRules, Credentials, MissingPass
 pub use decision::{Gate, Permit, Sayable};
 pub use identity::{AuthInfo, AuthInfoFault, Identity, IdentityContext, Mechanism, Subject};
 pub use judgement::Judgement;
-pub use refusal::{OverQuota, Refusal};
+pub use refusal::{CertificateFault, OverQuota, Refusal};
 pub use rule::Allow;

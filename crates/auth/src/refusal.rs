@@ -36,6 +36,8 @@ pub enum Refusal {
     MethodNotAllowed(String),
     /// No credentials where some are needed, or the policy rejected them.
     Unauthorized,
+    /// The listener asks for a client certificate, and that of the connection does not count, or not any more.
+    ClientCertificate(CertificateFault),
     /// The route is not for this identity or address.
     Forbidden,
     /// The upstream cannot be told this identity.
@@ -91,6 +93,20 @@ pub enum Refusal {
     Internal,
 }
 
+/// What is wrong with the client certificate of a connection. Its handshake let it in, and something has changed since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateFault {
+    /// None was shown, and one is asked for by now.
+    #[error("a client certificate is needed, connect again with one")]
+    Missing,
+    /// It is over.
+    #[error("the client certificate has expired")]
+    Expired,
+    /// Those who vouched for it do not count any more.
+    #[error("nobody who counts vouches for the client certificate any more")]
+    Distrusted,
+}
+
 /// Which quota is used up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverQuota {
@@ -134,6 +150,9 @@ impl Refusal {
             // More than ever fits is not a matter of time.
             Self::OverQuota(over) if over.wait.is_none() => StatusCode::FORBIDDEN,
             Self::Throttled(_) | Self::OverQuota(_) => StatusCode::TOO_MANY_REQUESTS,
+            // It is for connections that cannot be used for this request, where another could be (RFC 9110 §15.5.20). The
+            // handshake of that one finds out.
+            Self::ClientCertificate(_) => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Forbidden | Self::Unsayable => StatusCode::FORBIDDEN,
@@ -166,6 +185,7 @@ impl Refusal {
             Self::Credentials(_) => "bad_credentials",
             Self::NoRoute => "no_route",
             Self::MethodNotAllowed(_) => "method_not_allowed",
+            Self::ClientCertificate(_) => "client_certificate",
             Self::Forbidden => "forbidden",
             Self::Unsayable => "unsayable_identity",
             Self::PolicyFailed => "policy_failed",
@@ -207,6 +227,7 @@ impl Refusal {
             Self::NoRoute => Cow::Borrowed("nothing is served here"),
             Self::MethodNotAllowed(_) => Cow::Borrowed("this path does not take this method"),
             Self::Unauthorized => Cow::Borrowed("valid credentials are needed"),
+            Self::ClientCertificate(fault) => Cow::Owned(fault.to_string()),
             Self::Forbidden => Cow::Borrowed("you may not use this path"),
             Self::Unsayable => Cow::Borrowed("the injection API cannot be told who you are"),
             Self::PolicyFailed => Cow::Borrowed("the credentials could not be checked"),
@@ -259,6 +280,12 @@ impl Refusal {
         self.status() == StatusCode::UNAUTHORIZED
     }
 
+    /// Whether nothing more can come of the connection.
+    #[must_use]
+    pub fn ends_connection(&self) -> bool {
+        matches!(self, Self::ClientCertificate(_))
+    }
+
     /// When it is worth trying again, for the `Retry-After` header.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -287,6 +314,7 @@ impl Refusal {
             | Self::NoRoute
             | Self::MethodNotAllowed(_)
             | Self::Unauthorized
+            | Self::ClientCertificate(_)
             | Self::Forbidden
             | Self::Unsayable
             | Self::PolicyFailed

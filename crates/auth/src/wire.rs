@@ -72,6 +72,10 @@ impl HeadScanner {
     ///
     /// [`HeadFault`]: the connection must be answered and closed.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<Option<usize>, HeadFault> {
+        // It may hold no line feed and then be waited for in vain.
+        if bytes.first() == Some(&TLS_HANDSHAKE) {
+            return Err(HeadFault::Tls);
+        }
         while let Some(found) = bytes
             .get(self.searched..)
             .and_then(|rest| memchr::memchr(b'\n', rest))
@@ -190,6 +194,9 @@ impl Seen {
         Ok(())
     }
 }
+
+/// What every TLS connection begins with (RFC 8446 §5.1, `ContentType`). No method has it.
+pub const TLS_HANDSHAKE: u8 = 0x16;
 
 /// The longest method name. `PROPPATCH`-like names have 9; the proxy library takes 100 KB.
 const MAX_METHOD_BYTES: usize = 24;
@@ -341,6 +348,12 @@ pub enum HeadFault {
     /// A line ends in LF alone.
     #[error("a line of the request head does not end in CR LF")]
     BareLineFeed,
+    /// A TLS handshake where HTTP begins.
+    #[error("this port speaks plain HTTP, not TLS")]
+    Tls,
+    /// HTTP where a TLS handshake begins.
+    #[error("this port speaks TLS, not plain HTTP")]
+    NoTls,
     /// More bytes than [`HeadLimits::max_bytes`].
     #[error("the request head is too large")]
     TooLarge,
@@ -385,6 +398,8 @@ impl HeadFault {
             Self::Target(PathFault::TooLong) => StatusCode::URI_TOO_LONG,
             Self::BadVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::BareLineFeed
+            | Self::Tls
+            | Self::NoTls
             | Self::BadRequestLine
             | Self::Target(_)
             | Self::BadField

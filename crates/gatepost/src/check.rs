@@ -51,12 +51,14 @@ pub(crate) fn run(config: &Path, out: &mut impl Write) -> Result<ExitCode> {
                 writeln!(out, "{fault}")?;
             }
         }
-        if let Ok(settings) = &loaded
-            && let Err(faults) = check_certificates(settings)
-        {
-            good = false;
-            for fault in faults {
-                writeln!(out, "{fault}")?;
+        if let Ok(settings) = &loaded {
+            let certificates = check_certificates(settings);
+            good &= certificates.faults.is_empty();
+            for warning in &certificates.warnings {
+                writeln!(out, "warning: {warning}")?;
+            }
+            for line in certificates.faults.iter().chain(&certificates.ends) {
+                writeln!(out, "{line}")?;
             }
         }
         check_messages(loaded.as_ref().ok(), section, out)?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use gatepost_auth::Refusal;
 use gatepost_auth::address::{Arrival, Told};
+use gatepost_auth::wire::HeadFault;
 use pingora_core::apps::{HttpServerApp as _, ServerApp as _};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::stream::Stream as TcpOrUnix;
@@ -96,7 +97,7 @@ impl Connections {
                 return;
             };
             drop(snapshot);
-            return self.serve_secure(stream, arrival, shutdown).await;
+            return self.serve_secure(stream, &way, shutdown).await;
         }
         drop(snapshot);
         let first = self.head(&mut stream, Turn::First, &mut shutdown).await;
@@ -136,15 +137,27 @@ impl Connections {
                     // Without one, the handshake meets the same and says it.
                     stream.rewind(byte.get(..read.unwrap_or(0)).unwrap_or_default());
                 }
-                () = silent_after(shutdown) => return Ok(None),
+                () = silent_after(shutdown) => return Ok(Begun::Not),
             }
-            tls.handshake(stream).await.map(Some)
+            // A method, as everything else that begins so is none of TLS either.
+            if byte[0].is_ascii_uppercase() {
+                return Ok(Begun::Plain(Box::new(stream)));
+            }
+            let secure = tls.handshake(stream).await?;
+            Ok::<_, Box<pingora_error::Error>>(Begun::Secure(Box::new(secure)))
         };
         let fault = match timeout(snapshot.http.head_timeout, handshake).await {
-            Ok(Ok(None)) => return None,
-            Ok(Ok(Some(stream))) => {
+            Ok(Ok(Begun::Not)) => return None,
+            Ok(Ok(Begun::Secure(stream))) => {
                 way.secured(&stream, snapshot);
-                return Some(stream);
+                return Some(*stream);
+            }
+            Ok(Ok(Begun::Plain(stream))) => {
+                self.metrics.connections.handshakes_failed.inc();
+                let refusal = Refusal::Head(HeadFault::NoTls);
+                self.record_refusal(way.arrival, &refusal);
+                answer::refuse_raw(stream, &refusal).await;
+                return None;
             }
             // What the library puts before it says nothing more.
             Ok(Err(fault)) => {
@@ -164,12 +177,21 @@ impl Connections {
     async fn serve_secure(
         &self,
         mut stream: TlsStream<TcpOrUnix>,
-        arrival: Arrival,
+        way: &Way,
         mut shutdown: ShutdownWatch,
     ) {
+        let arrival = way.arrival;
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
             let _http2 = Counted::new(&self.metrics.connections.http2);
-            self.proxy.process_new(Box::new(stream), &shutdown).await;
+            // A stop of the whole, or an end of this one: the client is told by GOAWAY in either case.
+            let ending = way.ending();
+            let serving = self.proxy.process_new(Box::new(stream), &ending);
+            let mut serving = std::pin::pin!(serving);
+            tokio::select! {
+                _ = &mut serving => return,
+                _ = shutdown.wait_for(|stop| *stop) => way.end(),
+            }
+            serving.await;
             return;
         }
         let first = self
@@ -244,6 +266,13 @@ impl Connections {
         self.metrics.count(&record);
         record.log();
     }
+}
+
+/// What a client of a listener with TLS begins with.
+enum Begun {
+    Not,
+    Plain(Box<TcpOrUnix>),
+    Secure(Box<TlsStream<TcpOrUnix>>),
 }
 
 /// Over TLS a connection that just ends could have been cut off by somebody (RFC 8446 §6.1).

@@ -38,6 +38,7 @@ use crate::record::{Authentication, Record};
 use crate::shadow::{Answer, ask_credentials};
 use crate::snapshot::Snapshot;
 use crate::throttle::{Attempt, Throttle};
+use crate::tls::Presented;
 use crate::way::{Way, way};
 
 /// Shared by all requests.
@@ -136,6 +137,9 @@ impl Door {
         let (headers, proxies) = (&request.headers, &gate.trusted_proxies);
         let origin = Origin::find(arrival, headers, gate.hop_header, proxies)?;
         record.came_from(&origin, headers);
+        let presented = way.presented(snapshot).inspect_err(|refusal| {
+            record.detail = Some(refusal.message().into_owned());
+        })?;
         let route = gate.routes.find(&request.method, &target)?;
         record.route = Some(route.path.label().clone());
         let limit = route.body_limit.unwrap_or(u64::MAX);
@@ -143,7 +147,7 @@ impl Door {
         let subject = match record.read(Credentials::from_headers(headers, &gate.credentials))? {
             Some(credentials) => self.judge(credentials, &origin, snapshot, record).await?,
             None => {
-                let by_certificate = by_certificate(way, snapshot, record);
+                let by_certificate = by_certificate(way, presented, snapshot, record);
                 let subject =
                     by_certificate.map_or_else(|| gate.without_credentials(route, &origin), Ok);
                 record.found(subject)?
@@ -204,8 +208,13 @@ impl Door {
 }
 
 /// Who the client's certificate says it is. One that names nobody is none, and the log says why.
-fn by_certificate(way: &Way, snapshot: &Snapshot, record: &mut Record) -> Option<Subject> {
-    let named = match way.identity(snapshot)? {
+fn by_certificate(
+    way: &Way,
+    presented: Presented<'_>,
+    snapshot: &Snapshot,
+    record: &mut Record,
+) -> Option<Subject> {
+    let named = match way.identity(presented, snapshot)? {
         Ok(name) => {
             let subject = snapshot.gate.by_certificate(&name);
             subject.map_err(|fault| format!("the client certificate names nobody: {fault}"))
@@ -276,6 +285,11 @@ impl ProxyHttp for Door {
             }
             Err(refusal) => {
                 self.part_from_client(session);
+                if refusal.ends_connection() {
+                    session.set_keepalive(None);
+                    // HTTP/2 knows no such header.
+                    way(session).iter().for_each(|it| it.end());
+                }
                 answer::refuse(session, &refusal, Some(&passage.snapshot.challenge)).await?;
                 Ok(true)
             }

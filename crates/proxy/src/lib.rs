@@ -45,5 +45,5 @@ mod way;
 pub use logging::LogControl;
 pub use reload::{Fingerprint, Loaded, Source};
 pub use server::{Build, Parts, Server, StartError, UpstreamTarget};
-pub use tls::check_certificates;
+pub use tls::{Certificates, check_certificates};
 pub use upgrade::tell_predecessor;

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use gatepost_auth::Mechanism;
+use gatepost_config::{Listen, Listener};
 use gatepost_policy::{PolicyCounters, PolicyStats};
 use prometheus::core::Collector;
 use prometheus::{
@@ -19,6 +20,7 @@ use crate::descriptors::DescriptorMetrics;
 use crate::endpoints::Endpoints;
 use crate::health::State;
 use crate::record::{Record, UpstreamTime};
+use crate::tls::ServerTls;
 
 /// Every metric of the request path.
 #[derive(Clone)]
@@ -42,6 +44,7 @@ pub(crate) struct Metrics {
     messages: MessageMetrics,
     policy: PolicyMetrics,
     reloads: ReloadMetrics,
+    certificates: CertificateMetrics,
 }
 
 impl Metrics {
@@ -119,6 +122,7 @@ impl Metrics {
             messages: MessageMetrics::new(&registry, histogram)?,
             policy: PolicyMetrics::new(&registry, policy_counters)?,
             reloads: ReloadMetrics::new(&registry)?,
+            certificates: CertificateMetrics::new(&registry)?,
             registry,
         };
         metrics.register(version, revision)?;
@@ -186,6 +190,15 @@ impl Metrics {
     /// Notes what came of a reload.
     pub(crate) fn reloaded(&self, good: bool) {
         self.reloads.note(good);
+    }
+
+    /// Notes the certificates that are in use from now on.
+    pub(crate) fn certificates(&self, listeners: &[Listener], tls: &[Option<Arc<ServerTls>>]) {
+        for (listener, tls) in listeners.iter().zip(tls) {
+            if let Some(tls) = tls {
+                self.certificates.note(&listener.listen, tls.ends());
+            }
+        }
     }
 
     /// The registry in Prometheus' text format, with the figures that others count brought up to date.
@@ -587,6 +600,29 @@ impl ReloadMetrics {
         self.success.set(1);
         self.time
             .set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    }
+}
+
+/// gatepost's own certificates.
+#[derive(Clone)]
+struct CertificateMetrics {
+    expiry: IntGaugeVec,
+}
+
+impl CertificateMetrics {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let expiry = Opts::new(
+            "gatepost_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate of a listener ends, in Unix time",
+        );
+        Ok(Self {
+            expiry: registered(registry, IntGaugeVec::new(expiry, &["listener"])?)?,
+        })
+    }
+
+    fn note(&self, listener: &Listen, ends: i64) {
+        let listener = listener.to_string();
+        self.expiry.with_label_values(&[&listener]).set(ends);
     }
 }
 

@@ -4,6 +4,7 @@
 //! of a file for the whole.
 
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -53,13 +54,72 @@ impl KeyPair {
         })
     }
 
-    /// When the certificate is over, if it is over.
-    pub(crate) fn expired(&self) -> Option<String> {
-        let leaf = parse(self.chain.first()?)?;
-        let validity = leaf.validity();
-        (seconds_since_epoch() > validity.not_after.timestamp())
-            .then(|| validity.not_after.to_string())
+    /// When the certificate ends.
+    pub(crate) fn end(&self) -> End {
+        let leaf = self.chain.first().and_then(parse);
+        // Only readable certificates come here.
+        leaf.map_or(
+            End {
+                time: 0,
+                text: String::new(),
+            },
+            |leaf| End {
+                time: ends(&leaf),
+                text: leaf.validity().not_after.to_string(),
+            },
+        )
     }
+}
+
+/// When a certificate ends.
+pub(crate) struct End {
+    /// In Unix time.
+    pub(crate) time: i64,
+    /// For reading.
+    text: String,
+}
+
+impl End {
+    /// When it ended, if it has.
+    pub(crate) fn past(&self) -> Option<&str> {
+        (seconds_since_epoch() > self.time).then_some(&self.text)
+    }
+
+    /// In whole days.
+    fn days(&self) -> i64 {
+        (self.time - seconds_since_epoch()) / (24 * 60 * 60)
+    }
+
+    /// For `gatepost check`.
+    pub(crate) fn line(&self, certificate: &Path) -> String {
+        let (shown, days) = (certificate.display(), self.days());
+        format!(
+            "{shown}: the certificate ends at {}, in {days} days",
+            self.text
+        )
+    }
+}
+
+/// Whoever renews certificates does it before this, so it has not been done. Let's Encrypt's hold 90 days and are renewed in the last 30.
+const SHORT: i64 = 14;
+
+/// What is not wrong and should not stay so.
+pub(crate) fn warnings(certificate: &Path, private_key: &Path, end: &End) -> Vec<String> {
+    let shown = certificate.display();
+    let end = if let Some(when) = end.past() {
+        Some(format!("{shown}: the certificate expired at {when}"))
+    } else {
+        (end.days() < SHORT).then(|| end.line(certificate))
+    };
+    let mode = std::fs::metadata(private_key).map_or(0, |it| it.permissions().mode());
+    let readable = (mode & 0o004 != 0).then(|| {
+        let shown = private_key.display();
+        format!(
+            "{shown}: everybody on this machine may read the key (mode {:04o}): `0640` leaves it to its owner and its group",
+            mode & 0o7777
+        )
+    });
+    end.into_iter().chain(readable).collect()
 }
 
 /// All certificates of a file, at least one, each of them readable.
@@ -107,6 +167,17 @@ pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, String> {
 pub(crate) fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     let (rest, parsed) = X509Certificate::from_der(certificate).ok()?;
     rest.is_empty().then_some(parsed)
+}
+
+/// When the first of those ends that have not ended yet, in Unix time. What does not end, ends late.
+pub(crate) fn next_end(chain: &[CertificateDer<'_>], now: i64) -> i64 {
+    let ends = chain.iter().filter_map(|it| Some(ends(&parse(it)?)));
+    ends.filter(|end| *end >= now).min().unwrap_or(i64::MAX)
+}
+
+/// The last second in which a certificate counts, in Unix time.
+pub(crate) fn ends(certificate: &X509Certificate<'_>) -> i64 {
+    certificate.validity().not_after.timestamp()
 }
 
 /// The time in which certificates count.

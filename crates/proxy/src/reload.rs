@@ -173,6 +173,7 @@ impl Reloader {
         let upstream = (resolved, Some(&**running));
         let snapshot = Snapshot::new(&settings, (policy, shadow), upstream, tls, generation)
             .map_err(|fault| fault.to_string())?;
+        self.metrics.certificates(&listeners, &snapshot.listeners);
         // One store: from here on every new request sees the new, and none sees both.
         self.snapshot.store(Arc::new(snapshot));
         let fixed = needs_restart(&self.settings, &settings);

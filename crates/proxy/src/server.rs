@@ -144,6 +144,7 @@ impl Server {
         let metrics = Metrics::new(Registry::new(), build.version, build.revision, counters)
             .map_err(|fault| StartError::Internal(fault.to_string()))?;
         descriptors::provide(&settings, &metrics.descriptors);
+        metrics.certificates(&settings.listeners, &snapshot.listeners);
         let system = |what| move |source| StartError::System { what, source };
         let mut inherited = Inherited::take().map_err(system("what the gatepost before left"))?;
         let listeners = settings

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use gatepost_auth::{CertificateFault, Refusal};
 use gatepost_config::{CertificateName, ClientCertificates, Listener, ListenerTls, Settings};
 use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::l4::stream::Stream as TcpOrUnix;
@@ -21,7 +22,9 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
     SignatureScheme,
 };
+use x509_parser::der_parser::asn1_rs::Tag;
 use x509_parser::extensions::GeneralName;
+use x509_parser::x509::AttributeTypeAndValue;
 
 use crate::pem::{self, KeyPair};
 use crate::upstream_tls::UpstreamTls;
@@ -31,6 +34,8 @@ pub(crate) struct ServerTls {
     acceptor: Acceptor,
     /// gatepost's own certificate.
     certificate: CertificateDer<'static>,
+    /// When that ends, in Unix time.
+    ends: i64,
     clients: Option<Clients>,
 }
 
@@ -40,28 +45,40 @@ struct Clients {
     identity: Option<CertificateName>,
 }
 
-/// Every certificate and key that the settings name, tried without being used.
-///
-/// # Errors
-///
-/// Everything that is wrong, each with its file's name.
-pub fn check_certificates(settings: &Settings) -> Result<(), Vec<String>> {
-    let listeners = settings.listeners.iter().filter_map(|it| it.tls.as_ref());
-    let mut faults: Vec<String> = listeners
-        .filter_map(|it| ServerTls::load(it, None).err())
-        .collect();
-    faults.extend(
-        settings
-            .upstream
-            .tls
-            .as_ref()
-            .and_then(|it| UpstreamTls::load(it).err()),
-    );
-    if faults.is_empty() {
-        Ok(())
-    } else {
-        Err(faults)
+/// What there is to say about the certificates and keys of a configuration.
+#[derive(Debug, Default)]
+pub struct Certificates {
+    /// What is wrong, each with its file's name.
+    pub faults: Vec<String>,
+    /// What should not stay as it is.
+    pub warnings: Vec<String>,
+    /// When they end.
+    pub ends: Vec<String>,
+}
+
+/// Tries every certificate and key that the settings name, without using them.
+#[must_use]
+pub fn check_certificates(settings: &Settings) -> Certificates {
+    let mut found = Certificates::default();
+    let mut pairs = Vec::new();
+    for tls in settings.listeners.iter().filter_map(|it| it.tls.as_ref()) {
+        pairs.push((&tls.certificate, &tls.private_key));
+        found.faults.extend(ServerTls::load(tls, None).err());
     }
+    if let Some(tls) = &settings.upstream.tls {
+        pairs.extend(tls.client.as_ref().map(|it| (&it.0, &it.1)));
+        found.faults.extend(UpstreamTls::load(tls).err());
+    }
+    for (certificate, private_key) in pairs {
+        // Where it cannot be read, that is among the faults.
+        if let Ok(pair) = KeyPair::read(certificate, private_key) {
+            let end = pair.end();
+            let warnings = pem::warnings(certificate, private_key, &end);
+            found.warnings.extend(warnings);
+            found.ends.push(end.line(certificate));
+        }
+    }
+    found
 }
 
 /// The TLS of every listener, in their order.
@@ -89,15 +106,15 @@ impl ServerTls {
         let pair = KeyPair::read(&settings.certificate, &settings.private_key)?;
         let certificate = pair.chain.first().cloned();
         let certificate = certificate.ok_or("there is no certificate")?;
-        if let Some(when) = pair.expired() {
-            let message = format!(
-                "{}: the certificate expired at {when}",
-                settings.certificate.display()
-            );
-            if running.is_none_or(|it| it.certificate != certificate) {
-                return Err(message);
-            }
-            tracing::warn!("{message}, and is in use");
+        let end = pair.end();
+        if let Some(when) = end.past()
+            && running.is_none_or(|it| it.certificate != certificate)
+        {
+            let shown = settings.certificate.display();
+            return Err(format!("{shown}: the certificate expired at {when}"));
+        }
+        for warning in pem::warnings(&settings.certificate, &settings.private_key, &end) {
+            tracing::warn!("{warning}");
         }
         let provider = Arc::new(ring::default_provider());
         let clients = settings.clients.as_ref();
@@ -121,8 +138,14 @@ impl ServerTls {
         Ok(Self {
             acceptor: Acceptor::from_server_config(Arc::new(config)),
             certificate,
+            ends: end.time,
             clients,
         })
+    }
+
+    /// When gatepost's own certificate ends, in Unix time.
+    pub(crate) fn ends(&self) -> i64 {
+        self.ends
     }
 
     /// Lets a client in, or does not.
@@ -149,14 +172,53 @@ impl ServerTls {
             .is_ok()
     }
 
-    /// The identity in a client's certificate; `None` where certificates are no identities here.
-    pub(crate) fn identity(
+    /// What an open connection has shown, and whether it `counts`, held against what is asked for by now.
+    ///
+    /// # Errors
+    ///
+    /// Where a handshake would not let the client in any more.
+    pub(crate) fn presented<'a>(
         &self,
-        certificate: &CertificateDer<'_>,
-    ) -> Option<Result<String, NoName>> {
-        let wanted = self.clients.as_ref()?.identity?;
-        Some(name(wanted, certificate))
+        chain: &'a [CertificateDer<'static>],
+        counts: bool,
+    ) -> Result<Presented<'a>, Refusal> {
+        let Some(clients) = &self.clients else {
+            return Ok(Presented::Nothing);
+        };
+        let fault = match chain.first() {
+            Some(certificate) if counts => return Ok(Presented::Counts(certificate)),
+            Some(certificate) if is_over(certificate) => CertificateFault::Expired,
+            Some(_) => CertificateFault::Distrusted,
+            None if clients.verifier.client_auth_mandatory() => CertificateFault::Missing,
+            None => return Ok(Presented::Nothing),
+        };
+        if clients.verifier.client_auth_mandatory() {
+            Err(Refusal::ClientCertificate(fault))
+        } else {
+            Ok(Presented::Ended(fault))
+        }
     }
+
+    /// The identity in a client's certificate; `None` where there is none, or certificates are no identities here.
+    pub(crate) fn identity(&self, presented: Presented<'_>) -> Option<Result<String, NoName>> {
+        let wanted = self.clients.as_ref()?.identity?;
+        match presented {
+            Presented::Nothing => None,
+            Presented::Counts(certificate) => Some(name(wanted, certificate)),
+            Presented::Ended(fault) => Some(Err(NoName::Ended(fault))),
+        }
+    }
+}
+
+/// What the client of an open connection has shown of itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Presented<'a> {
+    /// No certificate, or nobody asks for any.
+    Nothing,
+    /// One that counts.
+    Counts(&'a CertificateDer<'static>),
+    /// One that has counted. It is as good as none.
+    Ended(CertificateFault),
 }
 
 impl Clients {
@@ -185,27 +247,24 @@ pub(crate) enum NoName {
     /// It cannot be taken apart.
     #[error("the client certificate cannot be read")]
     Unreadable,
-    /// It is over.
-    #[error("the client certificate has expired")]
-    Expired,
-    /// Those who vouched for it do not count any more.
-    #[error("nobody who counts vouches for the client certificate any more")]
-    Distrusted,
+    /// It does not count any more.
+    #[error(transparent)]
+    Ended(CertificateFault),
     /// None, or more than one: which would be meant is a guess.
     #[error("the client certificate does not hold exactly one name of the kind that is asked for")]
     NotOne,
+    /// It is not that of one host or mailbox, written in the one way.
+    #[error("the client certificate's name is none of a single host or mailbox")]
+    Odd,
 }
 
 /// The one name of this kind.
 fn name(wanted: CertificateName, certificate: &CertificateDer<'_>) -> Result<String, NoName> {
     let certificate = pem::parse(certificate).ok_or(NoName::Unreadable)?;
-    if pem::seconds_since_epoch() > certificate.validity().not_after.timestamp() {
-        return Err(NoName::Expired);
-    }
     let mut names = Vec::new();
     if wanted == CertificateName::SubjectCn {
         for common_name in certificate.subject().iter_common_name() {
-            names.push(common_name.as_str().map_err(|_| NoName::Unreadable)?);
+            names.push(text(common_name)?);
         }
     } else {
         let alternatives = certificate
@@ -218,13 +277,52 @@ fn name(wanted: CertificateName, certificate: &CertificateDer<'_>) -> Result<Str
             | (CertificateName::SanUri, GeneralName::URI(name)) => Some(*name),
             _ => None,
         }));
+        // RFC 5280 §4.2.1.6: they are IA5Strings, so who reads others guesses.
+        if !names.iter().all(|it| it.is_ascii()) {
+            return Err(NoName::Unreadable);
+        }
     }
-    match names.as_slice() {
-        // RFC 4343: DNS names are the same in any case, identities are not.
-        [name] if wanted == CertificateName::SanDns => Ok(name.to_ascii_lowercase()),
-        [name] => Ok((*name).to_owned()),
-        _ => Err(NoName::NotOne),
+    let [name] = names.as_slice() else {
+        return Err(NoName::NotOne);
+    };
+    match wanted {
+        CertificateName::SanDns => host_name(name),
+        CertificateName::SanEmail => mailbox(name),
+        CertificateName::SubjectCn | CertificateName::SanUri => Some((*name).to_owned()),
     }
+    .ok_or(NoName::Odd)
+}
+
+/// What a common name says, where its encoding says one thing. Those that hold ASCII hold ASCII, and those that only few read in
+/// the same way (TeletexString, BMPString) are not read.
+fn text<'a>(name: &AttributeTypeAndValue<'a>) -> Result<&'a str, NoName> {
+    let text = name.as_str().map_err(|_| NoName::Unreadable)?;
+    if name.attr_value().tag() == Tag::Utf8String || text.is_ascii() {
+        Ok(text)
+    } else {
+        Err(NoName::Unreadable)
+    }
+}
+
+/// A DNS name of one host in small letters: RFC 4343 says that case means nothing in it, identities are compared byte by byte. A wildcard is the
+/// name of many, and RFC 5280 has no name that ends in a dot, which would be the same one once more.
+fn host_name(name: &str) -> Option<String> {
+    let good = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        !label.is_empty() && label.bytes().all(inner)
+    };
+    name.split('.').all(good).then(|| name.to_ascii_lowercase())
+}
+
+/// A mailbox. The part behind the `@` is the same in any case, the one before it is not (RFC 5280 §7.5).
+fn mailbox(name: &str) -> Option<String> {
+    let (local, domain) = name.split_once('@')?;
+    let domain = host_name(domain).filter(|_| !local.is_empty())?;
+    Some(format!("{local}@{domain}"))
+}
+
+fn is_over(certificate: &CertificateDer<'_>) -> bool {
+    pem::parse(certificate).is_some_and(|it| pem::ends(&it) < pem::seconds_since_epoch())
 }
 
 /// Refuses what the proxy library cannot take apart; it takes apart every certificate that got through, and
@@ -279,5 +377,125 @@ impl ClientCertVerifier for Readable {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair, SanType};
+
+    use super::*;
+
+    /// Two common names, where there is a second.
+    fn certificate(
+        names: Vec<SanType>,
+        common_name: impl Into<DnValue>,
+        second: Option<&str>,
+    ) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names = names;
+        params.distinguished_name = DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
+        if let Some(second) = second {
+            let also = DnType::CustomDnType(vec![2, 5, 4, 3]);
+            params.distinguished_name.push(also, second);
+        }
+        let key = KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().into()
+    }
+
+    /// The attack: one authority, and a name that is read in another way here than where it was looked at.
+    #[test]
+    fn a_common_name_is_read_in_one_way_only() {
+        let read = |certificate| name(CertificateName::SubjectCn, &certificate);
+        let plain = |text: &str| certificate(Vec::new(), text, None);
+        assert_eq!(read(plain("scott")), Ok("scott".to_owned()));
+        assert_eq!(read(plain("jürgen")), Ok("jürgen".to_owned()));
+        let printable = DnValue::PrintableString("scott".try_into().unwrap());
+        assert_eq!(
+            read(certificate(Vec::new(), printable, None)),
+            Ok("scott".to_owned())
+        );
+        for odd in [
+            DnValue::TeletexString("scott".try_into().unwrap()),
+            DnValue::BmpString("scott".try_into().unwrap()),
+            DnValue::UniversalString("scott".try_into().unwrap()),
+        ] {
+            let shown = format!("{odd:?}");
+            let odd = certificate(Vec::new(), odd, None);
+            assert_eq!(read(odd), Err(NoName::Unreadable), "{shown}");
+        }
+        let two = certificate(Vec::new(), "scott", Some("root"));
+        assert_eq!(read(two), Err(NoName::NotOne));
+        // A PrintableString, an IA5String and a NumericString that hold what they cannot.
+        for tag in [0x13, 0x16, 0x12] {
+            let mut der = plain("jürgen").to_vec();
+            let head = [0x0c, 7, b'j'];
+            let at = der.windows(3).rposition(|it| it == head).unwrap();
+            der[at] = tag;
+            assert_eq!(read(der.into()), Err(NoName::Unreadable), "{tag}");
+        }
+        let mut der = plain("scott").to_vec();
+        let at = der.windows(5).rposition(|it| it == b"scott").unwrap();
+        der[at] = 0xff;
+        assert_eq!(read(der.into()), Err(NoName::Unreadable));
+    }
+
+    /// One host or mailbox has one spelling, and a name of many is nobody's.
+    #[test]
+    fn alternative_names_have_one_spelling() {
+        let check = |wanted, text: &str, expected: Option<&str>| {
+            let ascii = text.try_into().unwrap();
+            let san = match wanted {
+                CertificateName::SanDns => SanType::DnsName(ascii),
+                CertificateName::SanEmail => SanType::Rfc822Name(ascii),
+                CertificateName::SanUri | CertificateName::SubjectCn => SanType::URI(ascii),
+            };
+            let got = name(wanted, &certificate(vec![san], "root", None));
+            let expected = expected.map(str::to_owned).ok_or(NoName::Odd);
+            assert_eq!(got, expected, "{text}");
+        };
+        let dns = |text, expected| check(CertificateName::SanDns, text, expected);
+        dns("Mail.Example.COM", Some("mail.example.com"));
+        dns("xn--bcher-kva.example", Some("xn--bcher-kva.example"));
+        dns("_a-1", Some("_a-1"));
+        for odd in [
+            "*.example.com",
+            "example.com.",
+            ".example.com",
+            "a..b",
+            "",
+            "a b",
+            "a\0b",
+        ] {
+            dns(odd, None);
+        }
+        let mail = |text, expected| check(CertificateName::SanEmail, text, expected);
+        mail("Scott@Example.COM", Some("Scott@example.com"));
+        for odd in [
+            "scott",
+            "@example.com",
+            "scott@",
+            "a@b@c",
+            "scott@*.com",
+            "scott@a.",
+            "",
+        ] {
+            mail(odd, None);
+        }
+        check(
+            CertificateName::SanUri,
+            "urn:Mailer:7",
+            Some("urn:Mailer:7"),
+        );
+        // An alternative name that is no IA5String.
+        let san = SanType::DnsName("abc.example".try_into().unwrap());
+        let mut der = certificate(vec![san], "root", None).to_vec();
+        let at = der.windows(3).position(|it| it == b"abc").unwrap();
+        der[at..at + 2].copy_from_slice("ü".as_bytes());
+        let read = name(CertificateName::SanDns, &der.into());
+        assert_eq!(read, Err(NoName::Unreadable));
     }
 }

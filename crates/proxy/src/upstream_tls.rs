@@ -43,9 +43,8 @@ impl UpstreamTls {
         let authorities = authorities.transpose()?;
         let client = settings.client.as_ref().map(|(certificate, key)| {
             let pair = KeyPair::read(certificate, key)?;
-            if let Some(when) = pair.expired() {
-                let shown = certificate.display();
-                tracing::warn!("{shown}: the certificate expired at {when}");
+            for warning in pem::warnings(certificate, key, &pair.end()) {
+                tracing::warn!("{warning}");
             }
             pair.chain.hash(&mut hasher);
             let chain = pair.chain.iter().map(|it| it.to_vec()).collect();

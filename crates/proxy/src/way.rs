@@ -1,6 +1,6 @@
 //! How a connection came in: what every request on it has to know, of HTTP/1 and HTTP/2 alike.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use gatepost_auth::Refusal;
@@ -12,9 +12,11 @@ use pingora_core::protocols::{GetProxyDigest as _, Ssl as _};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
 
+use crate::pem;
 use crate::snapshot::Snapshot;
-use crate::tls::NoName;
+use crate::tls::{NoName, Presented, ServerTls};
 
 /// Of one connection.
 #[derive(Debug)]
@@ -24,14 +26,23 @@ pub(crate) struct Way {
     listener: usize,
     /// What came of the handshake, once there was one.
     handshake: OnceLock<Handshake>,
+    /// Ends the connection when its requests are over, where it is an HTTP/2 one over TLS.
+    end: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
 struct Handshake {
     /// The client's certificate and those that vouch for it; empty where there is none.
     chain: Vec<CertificateDer<'static>>,
-    /// By which snapshot's authorities it was verified last.
+    /// By which snapshot's authorities it was verified last, and in the lowest bit what came of it: see [`verdict`].
     verified: AtomicU64,
+    /// Until when that holds, in Unix time: then one of the certificates ends.
+    until: AtomicI64,
+}
+
+/// A snapshot's number with what was found by it, as one value, so that nobody sees the one without the other.
+fn verdict(generation: u64, counts: bool) -> u64 {
+    generation << 1 | u64::from(counts)
 }
 
 impl Way {
@@ -40,16 +51,19 @@ impl Way {
             arrival,
             listener,
             handshake: OnceLock::new(),
+            end: watch::channel(false).0,
         })
     }
 
     /// Notes what the handshake brought, made with the TLS of this snapshot.
     pub(crate) fn secured(&self, stream: &TlsStream<TcpOrUnix>, snapshot: &Snapshot) {
         let chain = stream.get_ssl().and_then(|it| it.peer_cert_chain_der());
+        let chain = chain.unwrap_or_default().to_vec();
         // A connection has one handshake, so the cell is empty.
         let _ = self.handshake.set(Handshake {
-            chain: chain.unwrap_or_default().to_vec(),
-            verified: AtomicU64::new(snapshot.generation),
+            verified: AtomicU64::new(verdict(snapshot.generation, true)),
+            until: AtomicI64::new(pem::next_end(&chain, pem::seconds_since_epoch())),
+            chain,
         });
     }
 
@@ -57,24 +71,57 @@ impl Way {
         self.handshake.get().is_some()
     }
 
-    /// The identity in the client's certificate. `None` where there is no certificate, or they are no identities here.
+    /// The connection takes no more requests.
+    pub(crate) fn end(&self) {
+        self.end.send_replace(true);
+    }
+
+    /// Whether it takes no more requests.
+    pub(crate) fn ending(&self) -> watch::Receiver<bool> {
+        self.end.subscribe()
+    }
+
+    /// The client's certificate, held against what the listener asks for by now.
     ///
-    /// A connection may outlive the trust in its certificate, so it is looked at again when something was
-    /// reloaded, and whether it is over at every request.
-    pub(crate) fn identity(&self, snapshot: &Snapshot) -> Option<Result<String, NoName>> {
-        let handshake = self.handshake.get()?;
-        let certificate = handshake.chain.first()?;
-        let tls = snapshot.tls(self.listener)?;
-        let identity = tls.identity(certificate)?;
-        if handshake.verified.load(Ordering::Relaxed) != snapshot.generation {
-            if !tls.still_counts(&handshake.chain) {
-                return Some(Err(NoName::Distrusted));
-            }
-            handshake
-                .verified
-                .store(snapshot.generation, Ordering::Relaxed);
+    /// A connection may outlive the trust in its certificate, or have begun before one was asked for. So it is verified
+    /// again when something was reloaded, and when a certificate of it ends. In between that costs a comparison of two numbers each.
+    ///
+    /// # Errors
+    ///
+    /// Where a handshake would not let the client in any more.
+    pub(crate) fn presented(&self, snapshot: &Snapshot) -> Result<Presented<'_>, Refusal> {
+        let Some(tls) = snapshot.tls(self.listener) else {
+            return Ok(Presented::Nothing);
+        };
+        let handshake = self.handshake.get();
+        let chain = handshake.map_or(&[][..], |it| it.chain.as_slice());
+        let counts = handshake.is_some_and(|it| it.counts(tls, snapshot.generation));
+        tls.presented(chain, counts)
+    }
+
+    /// The identity in the client's certificate. `None` where certificates are no identities here.
+    pub(crate) fn identity(
+        &self,
+        presented: Presented<'_>,
+        snapshot: &Snapshot,
+    ) -> Option<Result<String, NoName>> {
+        snapshot.tls(self.listener)?.identity(presented)
+    }
+}
+
+impl Handshake {
+    fn counts(&self, tls: &ServerTls, generation: u64) -> bool {
+        let known = self.verified.load(Ordering::Relaxed);
+        let now = pem::seconds_since_epoch();
+        if known >> 1 == generation && now <= self.until.load(Ordering::Relaxed) {
+            return known & 1 == 1;
         }
-        Some(identity)
+        let counts = tls.still_counts(&self.chain);
+        self.until
+            .store(pem::next_end(&self.chain, now), Ordering::Relaxed);
+        self.verified
+            .store(verdict(generation, counts), Ordering::Relaxed);
+        counts
     }
 }
 
