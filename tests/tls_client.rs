@@ -212,6 +212,11 @@ impl TlsConnection {
         self.0
     }
 
+    /// What is below.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        &self.0.sock
+    }
+
     /// The server's certificate.
     pub(crate) fn certificate(&self) -> CertificateDer<'static> {
         self.0.conn.peer_certificates().unwrap()[0].clone()
@@ -295,6 +300,22 @@ impl TlsConnection {
                 }
             }
         }
+    }
+}
+
+impl std::io::Read for TlsConnection {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl std::io::Write for TlsConnection {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
     }
 }
 

@@ -16,6 +16,7 @@
 pub mod address;
 pub mod credentials;
 pub mod decision;
+pub mod frames;
 pub mod headers;
 pub mod identity;
 pub mod judgement;

@@ -10,6 +10,7 @@ use gatepost_message::{FaultKind, MessageFault};
 use http::StatusCode;
 
 use crate::credentials::CredentialFault;
+use crate::frames::Flood;
 use crate::message_rules::Breach;
 use crate::path::PathFault;
 use crate::proxy_header::ProxyHeaderFault;
@@ -56,6 +57,8 @@ pub enum Refusal {
     MemoryFull,
     /// Too many connections are open.
     Crowded,
+    /// An HTTP/2 connection carries more frames than requests.
+    Flood(Flood),
     /// The body is long and does not say how long.
     LengthNeeded,
     /// The message breaks a rule of the configuration.
@@ -149,7 +152,9 @@ impl Refusal {
             Self::PolicyRejected { .. } => StatusCode::FORBIDDEN,
             // More than ever fits is not a matter of time.
             Self::OverQuota(over) if over.wait.is_none() => StatusCode::FORBIDDEN,
-            Self::Throttled(_) | Self::OverQuota(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Throttled(_) | Self::OverQuota(_) | Self::Flood(_) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             // It is for connections that cannot be used for this request, where another could be (RFC 9110 §15.5.20). The
             // handshake of that one finds out.
             Self::ClientCertificate(_) => StatusCode::MISDIRECTED_REQUEST,
@@ -195,6 +200,7 @@ impl Refusal {
             Self::BodyTooLarge => "body_too_large",
             Self::MemoryFull => "memory_full",
             Self::Crowded => "crowded",
+            Self::Flood(_) => "http2_flood",
             Self::LengthNeeded => "length_needed",
             Self::Rule(_) => "message_rule",
             Self::PolicyRejected { .. } => "rejected",
@@ -240,6 +246,7 @@ impl Refusal {
             Self::Message(fault) => Cow::Owned(fault.to_string()),
             Self::BodyTooLarge => Cow::Borrowed("the request's body is too large"),
             Self::Crowded => Cow::Borrowed("too many connections are open, try again later"),
+            Self::Flood(flood) => Cow::Owned(flood.to_string()),
             Self::MemoryFull => {
                 Cow::Borrowed("too many large requests are under way, try again later")
             }
@@ -302,6 +309,7 @@ impl Refusal {
             Self::OverQuota(over) => over.wait,
             Self::Message(_)
             | Self::BodyTooLarge
+            | Self::Flood(_)
             | Self::LengthNeeded
             | Self::Rule(_)
             | Self::PolicyRejected { .. }

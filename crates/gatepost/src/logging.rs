@@ -67,6 +67,8 @@ fn filter(level: &str) -> Result<Targets, String> {
     Ok(Targets::new()
         .with_default(level)
         .with_target("pingora", level.min(LevelFilter::WARN))
+        // Warns of single frames, of which a client may send as many as it likes.
+        .with_target("h2", level.min(LevelFilter::ERROR))
         // Reports as an error that a pooled connection was busy being returned, which harms nothing.
         // What does go wrong with a connection is in the request's own line.
         .with_target("pingora_core::connectors", LevelFilter::OFF))

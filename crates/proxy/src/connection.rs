@@ -13,7 +13,7 @@ use pingora_core::apps::{HttpServerApp as _, ServerApp as _};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::stream::Stream as TcpOrUnix;
 use pingora_core::protocols::tls::TlsStream;
-use pingora_core::protocols::{ALPN, GetSocketDigest as _, SocketDigest, Ssl as _, Stream};
+use pingora_core::protocols::{ALPN, GetSocketDigest as _, IO, SocketDigest, Ssl as _, Stream};
 use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
@@ -24,6 +24,7 @@ use crate::answer;
 use crate::crowd::{Crowd, Place};
 use crate::door::Door;
 use crate::head::{HeadTimes, Incoming, Turn, next_head, silent_after};
+use crate::http2::Watched;
 use crate::metrics::{Counted, Metrics};
 use crate::opening::{Opened, Opening, proxy_header};
 use crate::record::Record;
@@ -102,10 +103,8 @@ impl Connections {
         drop(snapshot);
         let first = self.head(&mut stream, Turn::First, &mut shutdown).await;
         if let Incoming::Http2(preface) = first {
-            let _http2 = Counted::new(&self.metrics.connections.http2);
             stream.rewind(&preface);
-            self.proxy.process_new(Box::new(stream), &shutdown).await;
-            return;
+            return self.serve_http2(stream, &way, shutdown).await;
         }
         self.serve_http1(Box::new(stream), first, arrival, shutdown)
             .await;
@@ -182,23 +181,32 @@ impl Connections {
     ) {
         let arrival = way.arrival;
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            let _http2 = Counted::new(&self.metrics.connections.http2);
-            // A stop of the whole, or an end of this one: the client is told by GOAWAY in either case.
-            let ending = way.ending();
-            let serving = self.proxy.process_new(Box::new(stream), &ending);
-            let mut serving = std::pin::pin!(serving);
-            tokio::select! {
-                _ = &mut serving => return,
-                _ = shutdown.wait_for(|stop| *stop) => way.end(),
-            }
-            serving.await;
-            return;
+            return self.serve_http2(stream, way, shutdown).await;
         }
         let first = self
             .head(&mut stream, Turn::FirstOverTls, &mut shutdown)
             .await;
         self.serve_http1(Box::new(stream), first, arrival, shutdown)
             .await;
+    }
+
+    async fn serve_http2(&self, stream: impl IO + 'static, way: &Way, mut shutdown: ShutdownWatch) {
+        let _http2 = Counted::new(&self.metrics.connections.http2);
+        let (stream, verdict) = Watched::new(stream);
+        // A stop of the whole, or an end of this one: the client is told by GOAWAY in either case.
+        let ending = way.ending();
+        let mut serving = std::pin::pin!(self.proxy.process_new(Box::new(stream), &ending));
+        let is_over = tokio::select! {
+            _ = &mut serving => true,
+            _ = shutdown.wait_for(|stop| *stop) => false,
+        };
+        if !is_over {
+            way.end();
+            serving.await;
+        }
+        if let Some(flood) = verdict.get() {
+            self.record_refusal(way.arrival, &Refusal::Flood(*flood));
+        }
     }
 
     fn is_proxy(&self, peer: IpAddr) -> bool {

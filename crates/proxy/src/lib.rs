@@ -17,6 +17,7 @@ mod endpoints;
 mod forward;
 mod head;
 mod health;
+mod http2;
 mod inspect;
 mod lifecycle;
 mod listening;

@@ -1,0 +1,235 @@
+//! An HTTP/2 connection, watched: its frames are counted on their way to the library, which takes as many as come.
+//!
+//! The library bounds streams, headers and abandoned requests that wait. What it only answers or drops it does not
+//! bound (PING, SETTINGS, requests abandoned under way), and it tells nobody why it closed a connection. Both can be
+//! seen from nine bytes of each frame (`auth::frames`), so this stands between the socket and the library.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use gatepost_auth::frames::{Flood, FrameAllowance, FrameScanner};
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::SslDigest;
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream whose frames are counted.
+#[derive(Debug)]
+pub(crate) struct Watched<S> {
+    stream: S,
+    since: Instant,
+    incoming: FrameScanner,
+    outgoing: FrameScanner,
+    allowance: FrameAllowance,
+    /// What the library still gets to see, once there was too much.
+    rest: Option<Rest>,
+    verdict: Verdict,
+}
+
+#[derive(Debug)]
+struct Rest {
+    /// Of the last frame, in bytes.
+    payload: usize,
+    words: &'static [u8],
+}
+
+/// Why a connection was closed; empty where there is nothing to say.
+pub(crate) type Verdict = Arc<OnceLock<Flood>>;
+
+/// What the library reads last: a header block in pieces of nothing (HEADERS and CONTINUATION without an end), on
+/// which it says GOAWAY with ENHANCE_YOUR_CALM to the client by itself. It alone knows where a frame of ours ends. With a
+/// header list of 64 KiB it puts up with five pieces.
+const LAST_WORDS: &[u8] = b"\0\0\0\x01\0\0\0\0\x01\
+    \0\0\0\x09\0\0\0\0\x01\0\0\0\x09\0\0\0\0\x01\
+    \0\0\0\x09\0\0\0\0\x01\0\0\0\x09\0\0\0\0\x01\
+    \0\0\0\x09\0\0\0\0\x01\0\0\0\x09\0\0\0\0\x01\
+    \0\0\0\x09\0\0\0\0\x01\0\0\0\x09\0\0\0\0\x01";
+
+impl<S> Watched<S> {
+    pub(crate) fn new(stream: S) -> (Self, Verdict) {
+        let verdict = Verdict::default();
+        let watched = Self {
+            stream,
+            since: Instant::now(),
+            incoming: FrameScanner::of_client(),
+            outgoing: FrameScanner::of_server(),
+            allowance: FrameAllowance::default(),
+            rest: None,
+            verdict: verdict.clone(),
+        };
+        (watched, verdict)
+    }
+
+    /// Counts what came. Where it is too much, gives how many of the bytes the library may see: up to the end of the
+    /// frame that was one too many, as far as it is there.
+    fn received(&mut self, bytes: &[u8]) -> Option<usize> {
+        let now = self.since.elapsed();
+        let mut left = bytes;
+        while let Some(frame) = self.incoming.next(&mut left) {
+            if let Err(flood) = self.allowance.received(frame, now) {
+                // The first reason is the one that counts.
+                let _ = self.verdict.set(flood);
+                let here = frame.length.min(left.len());
+                self.rest = Some(Rest {
+                    payload: frame.length - here,
+                    words: LAST_WORDS,
+                });
+                return Some(bytes.len() - left.len() + here);
+            }
+        }
+        None
+    }
+
+    /// Notes what was sent, and the library's reason where it says goodbye.
+    fn sent(&mut self, mut bytes: &[u8]) {
+        const GOAWAY: u8 = 7;
+        const ENHANCE_YOUR_CALM: u8 = 11;
+        self.allowance.sent(bytes.len());
+        while let Some(frame) = self.outgoing.next(&mut bytes) {
+            // Its last stream and its reason, four bytes each; the library writes its small frames in one piece.
+            if frame.kind == GOAWAY && bytes.get(4..8) == Some(&[0, 0, 0, ENHANCE_YOUR_CALM]) {
+                // What was found here came first.
+                let _ = self.verdict.set(Flood::Library);
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Some(rest) = &mut this.rest {
+            return rest.poll_read(&mut this.stream, cx, buf);
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let new = buf.filled().get(before..).unwrap_or_default();
+        if let Some(length) = this.received(new) {
+            buf.set_filled(before + length);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Rest {
+    fn poll_read(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.payload > 0 {
+            let mut scratch = [0; 1024];
+            let length = scratch.len().min(self.payload).min(buf.remaining());
+            let mut piece = ReadBuf::new(scratch.get_mut(..length).unwrap_or_default());
+            ready!(Pin::new(stream).poll_read(cx, &mut piece))?;
+            self.payload -= piece.filled().len();
+            buf.put_slice(piece.filled());
+            return Poll::Ready(Ok(()));
+        }
+        // Behind them it is as if the client had closed.
+        let length = self.words.len().min(buf.remaining());
+        let (words, left) = self.words.split_at_checked(length).unwrap_or_default();
+        buf.put_slice(words);
+        self.words = left;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
+        this.sent(buf.get(..written).unwrap_or_default());
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))?;
+        let mut left = written;
+        for buf in bufs {
+            let here = left.min(buf.len());
+            this.sent(buf.get(..here).unwrap_or_default());
+            left -= here;
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+// What else the library wants to know of a stream is as it was.
+
+#[async_trait]
+impl<S: IO> Shutdown for Watched<S> {
+    async fn shutdown(&mut self) {
+        Shutdown::shutdown(&mut self.stream).await;
+    }
+}
+
+/// Not asked: the connection was recognised before.
+impl<S> Peek for Watched<S> {}
+
+impl<S: IO> UniqueID for Watched<S> {
+    fn id(&self) -> UniqueIDType {
+        self.stream.id()
+    }
+}
+
+impl<S: IO> Ssl for Watched<S> {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.stream.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.stream.selected_alpn_proto()
+    }
+}
+
+impl<S: IO> GetTimingDigest for Watched<S> {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.stream.get_timing_digest()
+    }
+}
+
+impl<S: IO> GetProxyDigest for Watched<S> {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.stream.get_proxy_digest()
+    }
+}
+
+impl<S: IO> GetSocketDigest for Watched<S> {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.stream.get_socket_digest()
+    }
+}

@@ -1,0 +1,126 @@
+//! What HTTP/2 clients may do, and how much of it.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use crate::harness::{Recorder, STRANGER, Setup, wait_for};
+use crate::http2_client::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GET_OPEN, GOAWAY, HEADERS, Http2, POST_OPEN,
+    RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, literal,
+};
+
+const REFUSED_STREAM: u32 = 7;
+
+/// The need: no client has more under way than the server said (RFC 9113 §5.1.2), and what is too much is refused without harm.
+#[test]
+fn streams_are_bounded() {
+    let upstream = Recorder::behaving(|_, _| true);
+    let gate = Setup::before(upstream.address).start();
+    let mut client = Http2::open(&gate, STRANGER);
+    let settings = client.find(|it| it.kind == SETTINGS).unwrap();
+    let most = settings
+        .payload
+        .chunks(6)
+        .find(|it| it[..2] == [0, 3])
+        .map(|it| u32::from_be_bytes(it[2..].try_into().unwrap()));
+    assert_eq!(most, Some(100));
+    for nth in 0..150 {
+        let ending = END_HEADERS | END_STREAM;
+        client.send(frame(HEADERS, ending, nth * 2 + 1, GET_OPEN));
+    }
+    for nth in 100..150 {
+        let refused = client.find(|it| it.kind == RST_STREAM).unwrap();
+        let got = (refused.stream, refused.reason());
+        assert_eq!(got, (nth * 2 + 1, Some(REFUSED_STREAM)));
+    }
+    wait_for("the others", || upstream.requests() == 100);
+}
+
+/// The attack: headers larger than any request needs, in one field, in many, in pieces. They cost the request, not the connection, up to
+/// where no honest client comes.
+#[test]
+fn header_lists_are_bounded() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address).start();
+    let mut client = Http2::open(&gate, STRANGER);
+    let mut ask = |stream: u32, more: &[u8]| {
+        let block = [GET_OPEN, more].concat();
+        let pieces: Vec<&[u8]> = block.chunks(16_384).collect();
+        for (nth, piece) in pieces.iter().enumerate() {
+            let kind = if nth == 0 { HEADERS } else { CONTINUATION };
+            let end = if nth + 1 == pieces.len() {
+                END_HEADERS
+            } else {
+                0
+            };
+            let ends_stream = if nth == 0 { END_STREAM } else { 0 };
+            client.send(frame(kind, end | ends_stream, stream, piece));
+        }
+        let reply = client.find(|it| matches!(it.kind, HEADERS | RST_STREAM | GOAWAY));
+        reply.and_then(|it| it.status()).unwrap_or(0)
+    };
+    let field = |bytes: usize| literal("x", &"y".repeat(bytes));
+    let many = |count: usize| {
+        (0..count)
+            .flat_map(|it| literal(&format!("x{it}"), "y"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ask(1, &field(30_000)), 200, "in two frames");
+    assert_eq!(ask(3, &field(33_000)), 431, "more than `max_head_bytes`");
+    assert_eq!(ask(5, &field(70_000)), 431, "more than the library takes");
+    assert_eq!(ask(7, &many(90)), 200);
+    assert_eq!(ask(9, &many(101)), 431, "more than `max_head_fields`");
+    assert_eq!(ask(11, b""), 200, "the connection is as good as before");
+    assert_eq!(upstream.requests(), 3);
+}
+
+/// The attack: a client that opens its window byte by byte, so that its answer takes for ever. It has the time for a body
+/// for each piece of an answer.
+#[test]
+fn a_window_that_opens_byte_by_byte_is_not_waited_for() {
+    let upstream = Recorder::behaving(|stream, _| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 30000\r\n\r\n";
+        let answer = [head.as_bytes(), &[b'x'; 30_000]].concat();
+        stream.write_all(&answer).is_ok()
+    });
+    let gate = Setup::before(upstream.address)
+        .with("http: { body_timeout: 1s }")
+        .start();
+    let mut client = Http2::open(&gate, STRANGER);
+    // SETTINGS_INITIAL_WINDOW_SIZE.
+    client.send(frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 1]));
+    client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, GET_OPEN));
+    let end = loop {
+        let got = client.next().unwrap();
+        match got.kind {
+            DATA => {
+                std::thread::sleep(Duration::from_millis(20));
+                client.send(frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]));
+            }
+            RST_STREAM | GOAWAY => break got,
+            _ => {}
+        }
+    };
+    assert_eq!(end.kind, RST_STREAM, "{end:?}");
+    wait_for("the end of the request", || {
+        gate.metric("gatepost_requests_in_flight") == 0.0
+    });
+}
+
+/// The attack: a client that stops in the middle of its body.
+#[test]
+fn a_body_that_stalls_is_cut_off() {
+    let upstream = Recorder::behaving(|_, _| true);
+    let gate = Setup::before(upstream.address)
+        .with("http: { body_timeout: 500ms }")
+        .with("upstream.response_timeout: 500ms")
+        .start();
+    let mut client = Http2::open(&gate, STRANGER);
+    client.send(frame(HEADERS, END_HEADERS, 1, POST_OPEN));
+    client.send(frame(DATA, 0, 1, b"half"));
+    let reply = client.find(|it| it.kind == HEADERS).unwrap();
+    assert_eq!(reply.status(), Some(408));
+    wait_for("its end", || {
+        gate.metric("gatepost_requests_in_flight") == 0.0
+    });
+}
