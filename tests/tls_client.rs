@@ -200,11 +200,12 @@ impl Client {
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }
-        Ok(TlsConnection(stream))
+        Ok(TlsConnection(stream, false))
     }
 }
 
-pub(crate) struct TlsConnection(StreamOwned<ClientConnection, TcpStream>);
+/// And whether the server has said goodbye by GOAWAY; it may do so before its last answer.
+pub(crate) struct TlsConnection(StreamOwned<ClientConnection, TcpStream>, bool);
 
 impl TlsConnection {
     /// For what asks otherwise than [`TlsConnection::ask`].
@@ -252,15 +253,15 @@ impl TlsConnection {
 
     /// Whether the server says by GOAWAY that it takes no more, and ends.
     pub(crate) fn goes_away(&mut self) -> bool {
-        let mut told = false;
-        while let Ok((kind, _, _)) = self.frame() {
-            told |= kind == 7;
-            if told {
+        loop {
+            if self.1 {
                 // What it still waits for: that its client has heard of it.
                 let _ = self.0.sock.shutdown(std::net::Shutdown::Write);
             }
+            if self.frame().is_err() {
+                return self.1;
+            }
         }
-        told
     }
 
     /// One frame of HTTP/2: kind, flags, payload. What wants an acknowledgement gets one.
@@ -271,6 +272,7 @@ impl TlsConnection {
         let mut payload = vec![0; length as usize];
         self.0.read_exact(&mut payload)?;
         let (kind, flags) = (head[3], head[4]);
+        self.1 |= kind == 7;
         if flags & 1 == 0 && kind == 4 {
             self.0.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0])?;
         } else if flags & 1 == 0 && kind == 6 {
