@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use crate::harness::{
     Connection, Gatepost, Recorder, Reply, Setup, TRUSTED, get, inject, wait_for,
 };
+use crate::tls::over_tls;
+use crate::tls_client::Authority;
 
 /// An upstream whose answers tell which one it is.
 fn named(name: &'static str) -> Recorder {
@@ -484,4 +486,71 @@ fn localhost_is_a_name() {
     assert_eq!(shares(&gatepost, 3), [("a".to_owned(), 3)].into());
     let reply = gatepost.send(TRUSTED, get("/messages")).unwrap();
     assert_eq!(reply.text(), "a");
+}
+
+/// The check goes the way that requests go: over TLS to the one that was meant, and to a Unix socket.
+#[test]
+fn checks_go_the_way_of_requests() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("mta.sock");
+    let secure = over_tls("demo", &authority, &authority.server()).start();
+    let _local = Setup::demo()
+        .routes("\n  - { path: /messages, methods: [GET], allow: [anyone] }\n")
+        .with(&format!("listeners.- listen: unix:{}", socket.display()))
+        .start();
+    let up = |gate: &Gatepost| {
+        let text = gate.admin("/metrics").text();
+        let line = text
+            .lines()
+            .find(|it| it.starts_with("gatepost_upstream_up{"));
+        line.unwrap().ends_with(" 1")
+    };
+    for (address, ca, path, expected) in [
+        (
+            format!("https://{}", secure.address),
+            &authority,
+            "/messages",
+            true,
+        ),
+        (
+            format!("https://{}", secure.address),
+            &other,
+            "/messages",
+            false,
+        ),
+        (
+            format!("unix:{}", socket.display()),
+            &authority,
+            "/messages",
+            true,
+        ),
+        (
+            format!("unix:{}", socket.display()),
+            &authority,
+            "/nothing",
+            false,
+        ),
+    ] {
+        let mut setup = Setup::before(&address)
+            .file("ca.pem", &ca.pem)
+            .with(&format!(
+                "upstream.health_check: {{ path: {path}, interval: 50ms, unhealthy_threshold: 1 }}"
+            ));
+        if address.starts_with("https") {
+            setup = setup.with("upstream.tls: { ca: ca.pem }");
+        }
+        let gate = setup.start();
+        let word = if expected { "success" } else { "failure" };
+        wait_for("checks", || {
+            gate.admin("/metrics").text().lines().any(|line| {
+                line.starts_with("gatepost_upstream_health_checks_total")
+                    && line.contains(word)
+                    && !line.ends_with(" 0")
+            })
+        });
+        wait_for(&format!("{address}{path} to be {word}"), || {
+            up(&gate) == expected
+        });
+    }
 }

@@ -300,7 +300,7 @@ fn connections(
         // The library multiplies by the number of threads; ours is a total.
         upstream_keepalive_pool_size: idle.div_ceil(threads),
         // Tries, the first one included. A retry may meet another dead connection of the pool.
-        max_retries: 4,
+        max_retries: 8,
         ..ServerConf::default()
     };
     let mut proxy = HttpProxy::new(door, Arc::new(conf));
