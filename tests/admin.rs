@@ -97,7 +97,7 @@ fn probes_answer_and_unlisted_pages_do_not_exist() {
         (gate.admin("/livez").status, gate.admin("/readyz").status),
         (200, 200)
     );
-    assert_eq!(gate.admin("/").status, 404);
+    assert_eq!(gate.admin("/nowhere").status, 404);
     // Nor are the admin pages to be had from outside.
     assert_eq!(gate.send(TRUSTED, get("/metrics")).unwrap().status, 404);
 }
@@ -130,6 +130,7 @@ fn everything_but_probes_needs_the_token() {
         ("PUT", "/log"),
         ("GET", "/quota/scott"),
         ("DELETE", "/quota/scott"),
+        ("GET", "/status.json"),
     ] {
         let status = |headers: &str| {
             let headers = format!("Host: gatepost.mail.svc\r\n{headers}");

@@ -34,6 +34,7 @@ mod routes;
 mod shadow;
 mod smuggling;
 mod startup;
+mod status;
 mod systemd;
 mod throttle;
 mod tidy;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::HeaderMap;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Subnets};
 
 use crate::proxy_header::ProxyHeaderFault;
 use crate::refusal::Refusal;
@@ -33,6 +33,17 @@ impl Networks {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.v4.is_empty() && self.v6.is_empty()
+    }
+
+    /// Networks that hold the same addresses and do not overlap, to be shown.
+    pub fn cover(&self) -> impl Iterator<Item = IpNet> {
+        let v4 = self.v4.iter().flat_map(|&(first, last)| {
+            Ipv4Subnets::new(Ipv4Addr::from_bits(first), Ipv4Addr::from_bits(last), 0)
+        });
+        let v6 = self.v6.iter().flat_map(|&(first, last)| {
+            Ipv6Subnets::new(Ipv6Addr::from_bits(first), Ipv6Addr::from_bits(last), 0)
+        });
+        v4.map(IpNet::V4).chain(v6.map(IpNet::V6))
     }
 }
 
@@ -465,6 +476,29 @@ mod tests {
         ] {
             assert!(!set.contains(address(outside)), "{outside}");
         }
+    }
+
+    #[test]
+    fn a_set_is_shown_without_overlaps() {
+        let shown: Vec<_> = networks(&[
+            "10.0.0.0/9",
+            "10.1.2.0/24",
+            "10.128.0.0/9",
+            "::ffff:192.0.2.1/128",
+            "2001:db8::/32",
+        ])
+        .cover()
+        .map(|it| it.to_string())
+        .collect();
+        assert_eq!(
+            shown,
+            [
+                "10.0.0.0/9",
+                "10.128.0.0/9",
+                "192.0.2.1/32",
+                "2001:db8::/32"
+            ]
+        );
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! The admin listener: `/metrics`, `/livez`, `/readyz`, `POST /reload`, `/log` and `/quota/IDENTITY`. It runs on a thread of its own, so it
-//! answers also when every proxy thread is busy.
+//! The admin listener: the status page, `/metrics`, `/livez`, `/readyz`, `POST /reload`, `/log` and `/quota/IDENTITY`. It runs on a thread
+//! of its own, so it answers also when every proxy thread is busy.
 //!
 //! Who may: with `admin.token` whoever has it. Without, whoever reaches loopback, which in a browser is every page that is open in it;
-//! so what changes something asks whether a page could have sent it.
+//! so what changes something, and the status, ask whether a page of others could have sent it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use std::sync::mpsc::SyncSender;
 
 use arc_swap::ArcSwap;
 use axum::extract::{Path, Request, State};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use gatepost_auth::Secret;
 use sha2::{Digest as _, Sha256};
@@ -29,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::quota::QuotaStore;
 use crate::reload::Wanted;
 use crate::snapshot::Snapshot;
+use crate::status::{Page, Standing, guarded};
 
 /// What the admin pages show.
 #[derive(Clone)]
@@ -39,6 +40,8 @@ pub(crate) struct Admin {
     pub(crate) reload: SyncSender<Wanted>,
     pub(crate) quota: Arc<QuotaStore>,
     pub(crate) log: Arc<dyn LogControl>,
+    pub(crate) status: Arc<Standing>,
+    pub(crate) page: Page,
 }
 
 /// Serves until it is over, or the runtime it is spawned on ends.
@@ -75,7 +78,43 @@ fn router(admin: Admin) -> Router {
         .route("/log", get(show_level).put(set_level))
         .route("/quota/{identity}", get(show_quota).delete(reset_quota))
         .route_layer(from_fn_with_state(admin.clone(), guard));
-    open.merge(guarded).with_state(admin)
+    let data = Router::new()
+        .route("/status.json", any(status))
+        .route_layer(from_fn_with_state(admin.clone(), guard));
+    // The page holds no data, so it asks for no token: a browser sends none by itself, and the page asks for it.
+    let pages = Router::new()
+        .route("/", any(page))
+        .route("/status", any(page))
+        .merge(data)
+        .route_layer(from_fn_with_state(admin.clone(), own_page));
+    open.merge(guarded).merge(pages).with_state(admin)
+}
+
+/// What only gatepost's own page may see. A page of others has the address of this one under a name of its own (DNS rebinding);
+/// with a token it would not have that.
+async fn own_page(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    if admin.snapshot.load().admin_token.is_none() && may_be_a_page(request.headers()) {
+        return (StatusCode::FORBIDDEN, NOT_HERE).into_response();
+    }
+    if request.method() != Method::GET {
+        return (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET")]).into_response();
+    }
+    next.run(request).await
+}
+
+const NOT_HERE: &str = "Host has to be an IP address or localhost, and Origin the same\n";
+
+async fn page(State(admin): State<Admin>) -> Response {
+    admin.page.response()
+}
+
+async fn status(State(admin): State<Admin>) -> Response {
+    let snapshot = admin.snapshot.load_full();
+    let (stats, endpoints) = (snapshot.policy.stats(), snapshot.upstream.endpoints());
+    let gathered = admin.metrics.gather(&stats, endpoints, admin.log.lost());
+    let ready = admin.phase.is_ready();
+    let status = admin.status.status(gathered, &snapshot, ready);
+    (guarded(), Json(status)).into_response()
 }
 
 async fn guard(State(admin): State<Admin>, request: Request, next: Next) -> Response {
@@ -88,8 +127,7 @@ async fn guard(State(admin): State<Admin>, request: Request, next: Next) -> Resp
             return (StatusCode::UNAUTHORIZED, challenge, text).into_response();
         }
         None if !request.method().is_safe() && may_be_a_page(headers) => {
-            let text = "Host has to be an IP address or localhost, and Origin the same\n";
-            return (StatusCode::FORBIDDEN, text).into_response();
+            return (StatusCode::FORBIDDEN, NOT_HERE).into_response();
         }
         Some(_) | None => {}
     }

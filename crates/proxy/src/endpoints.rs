@@ -255,7 +255,7 @@ impl Endpoint {
     /// Says in the log what changed.
     pub(crate) fn tell(&self, change: Change) {
         let address = &*self.name;
-        let fault = self.health.last_fault();
+        let fault = self.health.last_fault().map(|it| it.text);
         match change {
             Change::None => {}
             Change::CircuitOpened => tracing::warn!(

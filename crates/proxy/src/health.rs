@@ -7,7 +7,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use gatepost_config::{CircuitBreaker, HealthCheck};
 
@@ -28,7 +28,14 @@ pub(crate) struct Health {
     down: AtomicBool,
     /// Health checks in a row that say the opposite of `down`.
     contradictions: AtomicU32,
-    last_fault: Mutex<Option<String>>,
+    last_fault: Mutex<Option<LastFault>>,
+}
+
+/// What went wrong last.
+#[derive(Debug, Clone)]
+pub(crate) struct LastFault {
+    pub(crate) time: SystemTime,
+    pub(crate) text: String,
 }
 
 /// Whether an address gets requests.
@@ -36,6 +43,8 @@ pub(crate) struct Health {
 pub(crate) enum State {
     /// It does.
     Up,
+    /// It does, and failed at the last one.
+    Failing,
     /// Its circuit is open: others are asked before it.
     CircuitOpen,
     /// A health check says that it is down.
@@ -50,6 +59,18 @@ pub(crate) enum Change {
     CircuitClosed,
     WentDown,
     CameUp,
+}
+
+impl State {
+    /// A stable word.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Failing => "failing",
+            Self::CircuitOpen => "circuit_open",
+            Self::Down => "down",
+        }
+    }
 }
 
 impl Health {
@@ -73,10 +94,12 @@ impl Health {
     pub(crate) fn state(&self) -> State {
         if self.is_down() {
             State::Down
-        } else if self.is_circuit_closed() {
-            State::Up
-        } else {
+        } else if !self.is_circuit_closed() {
             State::CircuitOpen
+        } else if self.failures_in_a_row.load(Relaxed) > 0 {
+            State::Failing
+        } else {
+            State::Up
         }
     }
 
@@ -89,7 +112,7 @@ impl Health {
     }
 
     /// What it did wrong last.
-    pub(crate) fn last_fault(&self) -> Option<String> {
+    pub(crate) fn last_fault(&self) -> Option<LastFault> {
         let last = self.last_fault.lock();
         last.unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -194,9 +217,15 @@ impl Health {
         self.contradictions.store(0, Relaxed);
     }
 
-    fn note(&self, fault: String) {
+    fn note(&self, mut fault: String) {
+        /// In bytes.
+        const LONGEST: usize = 1000;
+        fault.truncate(fault.floor_char_boundary(LONGEST));
         let last = self.last_fault.lock();
-        *last.unwrap_or_else(PoisonError::into_inner) = Some(fault);
+        *last.unwrap_or_else(PoisonError::into_inner) = Some(LastFault {
+            time: SystemTime::now(),
+            text: fault,
+        });
     }
 
     fn milliseconds(&self, now: Instant) -> u64 {
@@ -231,7 +260,7 @@ mod tests {
         assert_eq!(health.answered(), Change::None);
         assert_eq!(fail(&health, start), Change::None);
         assert_eq!(fail(&health, start), Change::None);
-        assert_eq!(health.state(), State::Up);
+        assert_eq!(health.state(), State::Failing);
         assert_eq!(fail(&health, start), Change::CircuitOpened);
         assert_eq!(health.state(), State::CircuitOpen);
         assert!(!health.begin_trial(at(9), BREAKER));
@@ -245,7 +274,7 @@ mod tests {
         assert!(!health.begin_trial(at(99), BREAKER), "it is closed");
         assert_eq!(health.circuits_opened.load(Relaxed), 1);
         assert_eq!(health.failures.load(Relaxed), 6);
-        assert_eq!(health.last_fault().as_deref(), Some("no"));
+        assert_eq!(health.last_fault().unwrap().text, "no");
     }
 
     #[test]
@@ -255,7 +284,7 @@ mod tests {
         for _ in 0..1000 {
             assert_eq!(health.failed(now, None, String::new()), Change::None);
         }
-        assert_eq!(health.state(), State::Up);
+        assert_eq!(health.state(), State::Failing);
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod server;
 mod shadow;
 mod shared_state;
 mod snapshot;
+mod status;
 mod systemd;
 mod telling;
 mod tending;

@@ -11,6 +11,7 @@ use gatepost_auth::Mechanism;
 use gatepost_config::{Listen, Listener};
 use gatepost_policy::{PolicyCounters, PolicyStats};
 use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
@@ -18,8 +19,8 @@ use prometheus::{
 
 use crate::descriptors::DescriptorMetrics;
 use crate::endpoints::Endpoints;
-use crate::health::State;
 use crate::record::{Record, UpstreamTime};
+use crate::status::Refused;
 use crate::tls::ServerTls;
 
 /// Every metric of the request path.
@@ -45,6 +46,8 @@ pub(crate) struct Metrics {
     policy: PolicyMetrics,
     reloads: ReloadMetrics,
     certificates: CertificateMetrics,
+    /// Whom the refusals are of; no metric, since an address is no label.
+    pub(crate) refused: Arc<Refused>,
 }
 
 impl Metrics {
@@ -123,6 +126,7 @@ impl Metrics {
             policy: PolicyMetrics::new(&registry, policy_counters)?,
             reloads: ReloadMetrics::new(&registry)?,
             certificates: CertificateMetrics::new(&registry)?,
+            refused: Arc::new(Refused::new()),
             registry,
         };
         metrics.register(version, revision)?;
@@ -161,6 +165,7 @@ impl Metrics {
         self.requests.with_label_values(&[route, status]).inc();
         if let Some(reason) = record.refusal {
             self.refusals.with_label_values(&[reason]).inc();
+            self.note_refusal(record, reason);
         }
         if let Some(authentication) = record.authentication {
             let mechanism = authentication.mechanism.map_or("none", Mechanism::as_str);
@@ -187,6 +192,15 @@ impl Metrics {
             .observe(record.started.elapsed().as_secs_f64());
     }
 
+    /// Notes who was refused, unless it was no doing of theirs.
+    fn note_refusal(&self, record: &Record, reason: &'static str) {
+        if let Some(client) = record.client
+            && record.status < 500
+        {
+            self.refused.note(client, reason);
+        }
+    }
+
     /// Notes what came of a reload.
     pub(crate) fn reloaded(&self, good: bool) {
         self.reloads.note(good);
@@ -201,18 +215,29 @@ impl Metrics {
         }
     }
 
-    /// The registry in Prometheus' text format, with the figures that others count brought up to date.
+    /// The registry in Prometheus' text format.
     pub(crate) fn render(
         &self,
         policy: &PolicyStats,
         endpoints: &Endpoints,
         log_lines_lost: u64,
     ) -> prometheus::Result<String> {
+        let gathered = self.gather(policy, endpoints, log_lines_lost);
+        prometheus::TextEncoder::new().encode_to_string(&gathered)
+    }
+
+    /// Every figure, with those that others count brought up to date.
+    pub(crate) fn gather(
+        &self,
+        policy: &PolicyStats,
+        endpoints: &Endpoints,
+        log_lines_lost: u64,
+    ) -> Vec<MetricFamily> {
         self.policy.update(policy);
         self.upstream.update(endpoints);
         let lost = &self.log_lines_lost;
         lost.inc_by(log_lines_lost.saturating_sub(lost.get()));
-        prometheus::TextEncoder::new().encode_to_string(&self.registry.gather())
+        self.registry.gather()
     }
 }
 
@@ -428,8 +453,8 @@ impl UpstreamMetrics {
                 let value = i64::try_from(value).unwrap_or(i64::MAX);
                 gauge.with_label_values(&[address]).set(value);
             };
-            set(&self.up, usize::from(health.state() == State::Up));
             let is_open = !health.is_circuit_closed();
+            set(&self.up, usize::from(!health.is_down() && !is_open));
             set(&self.circuit_open, usize::from(is_open));
             set(&self.in_flight, health.in_flight.load(Relaxed));
             for (counter, labels, value) in [

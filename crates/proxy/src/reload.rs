@@ -19,6 +19,7 @@ use crate::endpoints::{UpstreamTarget, resolve};
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
+use crate::status::LastReload;
 use crate::systemd;
 use crate::tls::load_all;
 
@@ -95,6 +96,8 @@ pub(crate) struct Reloader {
     pub(crate) source: Box<dyn Source>,
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(crate) metrics: Metrics,
+    /// Where the status page sees what came of it.
+    pub(crate) last: Arc<LastReload>,
     pub(crate) audit: Arc<Audit>,
     pub(crate) log: Arc<dyn LogControl>,
     /// What runs now.
@@ -137,13 +140,14 @@ impl Reloader {
         }
     }
 
-    fn reload(&mut self, why: &str) -> Result<(), String> {
+    fn reload(&mut self, why: &'static str) -> Result<(), String> {
         systemd::reloading();
         let done = self.try_reload();
         systemd::ready();
         // Also where nothing changed: the file may have been moved away by whoever rotates logs.
         self.audit.reopen(&self.settings.audit.output);
         self.metrics.reloaded(done.is_ok());
+        self.last.note(why, &done);
         match &done {
             Ok(()) => tracing::info!(why, "configuration and policy are reloaded"),
             Err(fault) => {

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use gatepost_config::Listen;
@@ -35,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::quota::QuotaStore;
 use crate::reload::{Fingerprint, Loaded, Reloader, Source};
 use crate::snapshot::Snapshot;
+use crate::status::{LastReload, Page, Standing};
 use crate::systemd;
 use crate::tending::tend;
 use crate::throttle::Throttle;
@@ -49,6 +50,7 @@ pub struct Server {
     quota: Arc<QuotaStore>,
     reloader: Reloader,
     inherited: Inherited,
+    status: Standing,
 }
 
 /// What a server is made of.
@@ -151,7 +153,7 @@ impl Server {
             .listeners
             .iter()
             .map(|it| Listening::open(it, &mut inherited))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
         let admin = settings.admin.as_ref();
         let admin = admin.map(|it| open_admin(it.listen, &mut inherited));
         let admin = admin.transpose()?;
@@ -162,10 +164,12 @@ impl Server {
         let quota =
             QuotaStore::new(&settings.quotas, metrics.quota.clone()).map_err(system("quotas"))?;
         let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+        let status = standing(build, &listeners, admin.as_ref(), &metrics);
         let reloader = Reloader {
             source,
             snapshot,
             metrics,
+            last: status.last_reload.clone(),
             audit: Arc::new(audit),
             log,
             listeners: settings.listeners.clone(),
@@ -180,6 +184,7 @@ impl Server {
             quota: Arc::new(quota),
             reloader,
             inherited,
+            status,
         })
     }
 
@@ -212,6 +217,7 @@ impl Server {
             quota,
             reloader,
             inherited,
+            status,
         } = self;
         let sockets = Sockets::of(&listeners, admin.as_ref()).map_err(system("the listeners"))?;
         let audit = reloader.audit.clone();
@@ -239,6 +245,9 @@ impl Server {
             reload: reload.clone(),
             quota,
             log: reloader.log.clone(),
+            status: Arc::new(status),
+            page: Page::new()
+                .ok_or_else(|| StartError::Internal("the status page is broken".to_owned()))?,
         };
         let (admin_over, over) = watch::channel(false);
         if let Some(listener) = admin {
@@ -324,6 +333,23 @@ pub struct Build<'a> {
     pub version: &'a str,
     /// The git revision.
     pub revision: &'a str,
+}
+
+fn standing(
+    build: Build<'_>,
+    listeners: &[Listening],
+    admin: Option<&std::net::TcpListener>,
+    metrics: &Metrics,
+) -> Standing {
+    Standing {
+        began: Instant::now(),
+        version: build.version.to_owned(),
+        revision: build.revision.to_owned(),
+        listeners: listeners.iter().map(Listening::address).collect(),
+        admin: admin.and_then(|it| it.local_addr().ok()),
+        last_reload: Arc::new(LastReload::default()),
+        refused: metrics.refused.clone(),
+    }
 }
 
 fn default_threads() -> usize {

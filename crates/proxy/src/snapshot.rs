@@ -11,6 +11,7 @@ use http::HeaderValue;
 use crate::endpoints::{Endpoints, Manner, Resolved};
 use crate::forward::Upstream;
 use crate::server::StartError;
+use crate::status::{Shown, shown};
 use crate::telling::Telling;
 use crate::tls::ServerTls;
 use crate::upstream_tls::UpstreamTls;
@@ -37,6 +38,8 @@ pub(crate) struct Snapshot {
     pub(crate) drain_timeout: Duration,
     /// The ready value of `WWW-Authenticate`.
     pub(crate) challenge: HeaderValue,
+    /// The configuration, as far as it may be seen.
+    pub(crate) shown: Vec<Shown>,
 }
 
 impl Snapshot {
@@ -76,6 +79,7 @@ impl Snapshot {
             quotas: settings.quotas.clone(),
             admin_token: settings.admin.as_ref().and_then(|it| it.token.clone()),
             generation,
+            shown: shown(settings),
             drain_delay: settings.drain_delay,
             drain_timeout: settings.drain_timeout,
             challenge: HeaderValue::from_str(&settings.gate.challenge())
