@@ -182,7 +182,7 @@ fn an_upstream_that_is_down_gives_502_and_recovers() {
     for _ in 0..2 {
         let reply = gate.send(TRUSTED, inject("")).unwrap();
         assert_eq!(reply.status, 502, "{reply:?}");
-        assert_eq!(reply.json()["error"], "upstream_failed");
+        assert_eq!(reply.json()["error"], "upstream_refused");
     }
 }
 

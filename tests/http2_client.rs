@@ -57,11 +57,16 @@ pub(crate) fn literal(name: &str, value: &str) -> Vec<u8> {
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
+    flags: u8,
     pub(crate) stream: u32,
     pub(crate) payload: Vec<u8>,
 }
 
 impl Frame {
+    pub(crate) fn ends_stream(&self) -> bool {
+        matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
+    }
+
     /// The reason of RST_STREAM and GOAWAY.
     pub(crate) fn reason(&self) -> Option<u32> {
         let at = match self.kind {
@@ -256,6 +261,7 @@ impl Http2 {
         let whole = self.received.get(..9 + length)?;
         let frame = Frame {
             kind: whole[3],
+            flags: whole[4],
             stream: u32::from_be_bytes(whole[5..9].try_into().unwrap()),
             payload: whole[9..].to_vec(),
         };

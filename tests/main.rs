@@ -43,4 +43,5 @@ mod tls_client;
 mod trace;
 mod unix_socket;
 mod upgrade;
+mod upstream_faults;
 mod upstreams;

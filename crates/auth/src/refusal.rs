@@ -84,7 +84,13 @@ pub enum Refusal {
     Body,
     /// The body stalled.
     BodyTimedOut,
-    /// The upstream cannot be reached, or broke off.
+    /// No connection to the upstream could be made.
+    UpstreamRefused,
+    /// The upstream closed the connection before its answer was whole.
+    UpstreamClosed,
+    /// What the upstream answered is no HTTP, or can be read in two ways.
+    UpstreamBadAnswer,
+    /// The upstream failed in another way.
     UpstreamFailed,
     /// The upstream took too long.
     UpstreamTimedOut,
@@ -170,7 +176,10 @@ impl Refusal {
             | Self::UpstreamDown
             | Self::UpstreamBusy => StatusCode::SERVICE_UNAVAILABLE,
             Self::HeadTimedOut | Self::BodyTimedOut => StatusCode::REQUEST_TIMEOUT,
-            Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
+            Self::UpstreamRefused
+            | Self::UpstreamClosed
+            | Self::UpstreamBadAnswer
+            | Self::UpstreamFailed => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimedOut => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -210,6 +219,9 @@ impl Refusal {
             Self::HeadTimedOut => "head_timed_out",
             Self::Body => "bad_body",
             Self::BodyTimedOut => "body_timed_out",
+            Self::UpstreamRefused => "upstream_refused",
+            Self::UpstreamClosed => "upstream_closed",
+            Self::UpstreamBadAnswer => "upstream_bad_answer",
             Self::UpstreamFailed => "upstream_failed",
             Self::UpstreamTimedOut => "upstream_timed_out",
             Self::UpstreamDown => "upstream_down",
@@ -273,7 +285,13 @@ impl Refusal {
             Self::HeadTimedOut => Cow::Borrowed("the request took too long to arrive"),
             Self::Body => Cow::Borrowed("the request's body is malformed or incomplete"),
             Self::BodyTimedOut => Cow::Borrowed("the request's body took too long to arrive"),
-            Self::UpstreamFailed => Cow::Borrowed("the injection API cannot be reached"),
+            Self::UpstreamRefused | Self::UpstreamFailed => {
+                Cow::Borrowed("the injection API cannot be reached")
+            }
+            Self::UpstreamClosed => Cow::Borrowed("the injection API broke off"),
+            Self::UpstreamBadAnswer => {
+                Cow::Borrowed("the injection API's answer cannot be understood")
+            }
             Self::UpstreamTimedOut => Cow::Borrowed("the injection API did not answer in time"),
             Self::UpstreamDown => Cow::Borrowed("the injection API is down, try again later"),
             Self::UpstreamBusy => Cow::Borrowed("the injection API is busy, try again later"),
@@ -329,6 +347,9 @@ impl Refusal {
             | Self::HeadTimedOut
             | Self::Body
             | Self::BodyTimedOut
+            | Self::UpstreamRefused
+            | Self::UpstreamClosed
+            | Self::UpstreamBadAnswer
             | Self::UpstreamFailed
             | Self::UpstreamTimedOut
             | Self::Internal => None,

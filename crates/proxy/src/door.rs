@@ -11,16 +11,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gatepost_auth::path::Target;
 use gatepost_auth::route::Route;
-use gatepost_auth::wire::{HeadFault, HeadLimits, check_http2};
+use gatepost_auth::wire::{HeadLimits, check_http2};
 use gatepost_auth::{Credentials, Judgement, Mechanism, Origin, Permit, Refusal, Subject};
 use http::Version;
 use http::header::TRANSFER_ENCODING;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::ErrorType::{
-    ConnectTimedout, InternalError, InvalidHTTPHeader, ReadTimedout, WriteTimedout,
-};
-use pingora_error::{Error, ErrorSource, ErrorType, Result};
+use pingora_error::ErrorType::{InternalError, InvalidHTTPHeader};
+use pingora_error::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,6 +27,9 @@ use crate::answer;
 use crate::audit::{Audit, shown_name};
 use crate::body;
 use crate::endpoints::{Endpoint, Lease, NoEndpoint};
+use crate::fault::{
+    BODY_TOO_LARGE, TOTAL_TIMEOUT, UPSTREAM_BUSY, UPSTREAM_DOWN, classify, in_short,
+};
 use crate::forward;
 use crate::inspect::Bodies;
 use crate::lifecycle::Phase;
@@ -67,6 +68,8 @@ pub(crate) struct Passage {
     charge: Option<Charge>,
     /// Whether an upstream was given the request's head. From then on it may have acted on it.
     handed_over: bool,
+    /// How many interim answers (1xx) there were.
+    interim: u32,
     /// The status of the upstream's own answer.
     upstream_status: Option<u16>,
     /// The beginning of that answer, where something was charged.
@@ -251,6 +254,7 @@ impl ProxyHttp for Door {
             meta: Vec::new(),
             charge: None,
             handed_over: false,
+            interim: 0,
             upstream_status: None,
             answer: Vec::new(),
             lease: None,
@@ -334,7 +338,7 @@ impl ProxyHttp for Door {
         let Some(lease) = passage.lease.take() else {
             return e;
         };
-        lease.failed(Instant::now(), e.to_string());
+        lease.failed(Instant::now(), in_short(&e));
         passage.tried.push(lease.endpoint().clone());
         let has_other = passage.snapshot.upstream.has_other(&passage.tried);
         e.set_retry(has_other && !passage.is_late());
@@ -396,11 +400,18 @@ impl ProxyHttp for Door {
         response: &mut ResponseHeader,
         passage: &mut Passage,
     ) -> Result<()> {
-        passage.record.upstream_answered();
-        if let Some(lease) = &passage.lease {
-            lease.answered();
+        if response.status.is_informational() {
+            passage.interim += 1;
+            if passage.interim > MAX_INTERIM {
+                return Err(Error::explain(InvalidHTTPHeader, "interim answers only").into_up());
+            }
+        } else {
+            passage.record.upstream_answered();
+            passage.upstream_status = Some(response.status.as_u16());
+            if let Some(lease) = &passage.lease {
+                lease.answered();
+            }
         }
-        passage.upstream_status = Some(response.status.as_u16());
         forward::pass_back(response)
     }
 
@@ -456,7 +467,7 @@ impl ProxyHttp for Door {
             && *e.esource() == ErrorSource::Upstream
             && session.is_body_done()
         {
-            lease.failed(Instant::now(), e.to_string());
+            lease.failed(Instant::now(), in_short(&e));
         }
         let mut e = e.more_context(format!("upstream {}", peer._address));
         let harmless = !passage.body_begun
@@ -482,7 +493,7 @@ impl ProxyHttp for Door {
             refusal = Refusal::BodyTimedOut;
         }
         passage.record.refused(&refusal);
-        passage.record.detail = Some(e.to_string());
+        passage.record.detail = Some(in_short(e));
         // What is left of the exchange is in doubt, so the connection is not used again.
         session.set_keepalive(None);
         let answered = answer::refuse(session, &refusal, None).await;
@@ -553,6 +564,9 @@ impl Passage {
 /// How much of the MTA's answer is kept to find `fail_count` in, in bytes. It lists failed recipients.
 const MAX_ANSWER: usize = 1024 * 1024;
 
+/// Interim answers of one request. Each of them starts the wait for an answer anew.
+const MAX_INTERIM: u32 = 16;
+
 /// What the MTA did not take, by its own word. What it did with a request that it got and did not answer, or not in
 /// time, nobody knows; a client could break off on purpose. So that counts.
 fn refund(handed_over: bool, upstream: Option<u16>, answer: &[u8]) -> Option<Refund> {
@@ -563,37 +577,5 @@ fn refund(handed_over: bool, upstream: Option<u16>, answer: &[u8]) -> Option<Ref
             .map(Refund::Recipients),
         None if !handed_over => Some(Refund::All),
         Some(_) | None => None,
-    }
-}
-
-/// A body that did not say how long it is turned out to be too long.
-const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
-
-/// Every address of the upstream is down.
-const UPSTREAM_DOWN: ErrorType = ErrorType::Custom("UpstreamDown");
-
-/// Every address of the upstream has as much to do as it may.
-const UPSTREAM_BUSY: ErrorType = ErrorType::Custom("UpstreamBusy");
-
-/// The upstream's time for a request is over.
-const TOTAL_TIMEOUT: ErrorType = ErrorType::Custom("TotalTimeout");
-
-/// Whose fault a failure is, and how it is answered.
-fn classify(e: &Error) -> Refusal {
-    let timed_out = matches!(e.etype(), ConnectTimedout | ReadTimedout | WriteTimedout);
-    match e.esource() {
-        _ if *e.etype() == UPSTREAM_DOWN => Refusal::UpstreamDown,
-        _ if *e.etype() == UPSTREAM_BUSY => Refusal::UpstreamBusy,
-        _ if *e.etype() == TOTAL_TIMEOUT => Refusal::UpstreamTimedOut,
-        ErrorSource::Upstream if timed_out => Refusal::UpstreamTimedOut,
-        ErrorSource::Upstream => Refusal::UpstreamFailed,
-        ErrorSource::Downstream if timed_out => Refusal::BodyTimedOut,
-        // The library refuses some Connection fields itself.
-        ErrorSource::Downstream if *e.etype() == InvalidHTTPHeader => {
-            Refusal::Head(HeadFault::BadField)
-        }
-        ErrorSource::Downstream if *e.etype() == BODY_TOO_LARGE => Refusal::BodyTooLarge,
-        ErrorSource::Downstream => Refusal::Body,
-        ErrorSource::Internal | ErrorSource::Unset => Refusal::Internal,
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use gatepost_auth::headers::ProtectedNames;
 use gatepost_auth::{Origin, Permit};
-use http::header::{CONNECTION, HOST};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::{HeaderName, HeaderValue, StatusCode, Version};
 use pingora_error::ErrorType::InvalidHTTPHeader;
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -173,11 +173,21 @@ fn is_plain_host(host: &[u8]) -> bool {
 ///
 /// # Errors
 ///
-/// Where the upstream switches protocols, which no request here asks for: what follows is not HTTP.
+/// Where the upstream switches protocols, which no request here asks for: what follows is not HTTP. And where the end
+/// of the answer is a matter of opinion.
 pub(crate) fn pass_back(response: &mut ResponseHeader) -> Result<()> {
+    let fault = |what: &'static str| Error::explain(InvalidHTTPHeader, what).into_up();
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Error::explain(InvalidHTTPHeader, "unasked switch of protocols").into_up());
+        return Err(fault("unasked switch of protocols"));
     }
+    if response.status.as_u16() > 599 {
+        return Err(fault("a status that there is none of"));
+    }
+    if !has_one_end(response) {
+        return Err(fault("an answer with more than one end"));
+    }
+    // Each hop speaks for itself (RFC 9112 §2.3): what is chunked for the client is no HTTP/1.0.
+    response.set_version(Version::HTTP_11);
     // RFC 9110 §7.6.1: what Connection nominates is meant for this hop, as are these.
     let nominated: Vec<String> = response
         .headers
@@ -195,6 +205,21 @@ pub(crate) fn pass_back(response: &mut ResponseHeader) -> Result<()> {
         response.remove_header(name);
     }
     Ok(())
+}
+
+/// Whether chunks are the only coding, in a version that has them (RFC 9112 §6.1), and there is one length at most. The
+/// library has removed a length beside chunks; those count then, here and for the client.
+fn has_one_end(response: &ResponseHeader) -> bool {
+    let mut codings = response.headers.get_all(TRANSFER_ENCODING).iter();
+    let mut lengths = response.headers.get_all(CONTENT_LENGTH).iter();
+    let is_chunked = |it: &HeaderValue| it.as_bytes().eq_ignore_ascii_case(b"chunked");
+    let is_number = |it: &HeaderValue| it.as_bytes().iter().all(u8::is_ascii_digit);
+    codings
+        .next()
+        .is_none_or(|it| is_chunked(it) && response.version == Version::HTTP_11)
+        && codings.next().is_none()
+        && lengths.next().is_none_or(is_number)
+        && lengths.next().is_none()
 }
 
 /// What the library itself reads from an answer to know where it ends.

@@ -14,6 +14,7 @@ mod crowd;
 mod descriptors;
 mod door;
 mod endpoints;
+mod fault;
 mod forward;
 mod head;
 mod health;
