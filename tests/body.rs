@@ -1,8 +1,11 @@
 //! Bodies: streamed, bounded in memory, and never taken for whole when they are not.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::harness::{Recorder, STRANGER, Setup, TRUSTED, basic, inject, wait_for};
+use crate::harness::{
+    Gatepost, Recorder, Reply, STRANGER, Setup, TRUSTED, basic, inject, wait_for,
+};
 
 fn chunked(chunks: &str) -> String {
     format!("POST /api/inject/v1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}")
@@ -88,6 +91,88 @@ fn a_body_that_stalls_is_cut_off() {
     assert!(connection.closes());
 }
 
+const SLOW: &str = "http: { body_timeout: 500ms, min_body_rate: 1KiB }";
+
+/// Sends a body piece by piece, one each 50 ms, until all is sent or an answer comes; gives that and how long it took.
+fn drip(gate: &Gatepost, head: &str, piece: &str, pieces: usize) -> (Option<Reply>, Duration) {
+    let begin = Instant::now();
+    let mut connection = gate.connect(TRUSTED);
+    connection.write(head);
+    let over = AtomicBool::new(false);
+    let reply = std::thread::scope(|scope| {
+        let mut writer = connection.try_clone();
+        let over = &over;
+        scope.spawn(move || {
+            for _ in 0..pieces {
+                if over.load(Ordering::SeqCst) {
+                    return;
+                }
+                writer.write(piece);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let reply = connection.reply();
+        over.store(true, Ordering::SeqCst);
+        reply
+    });
+    (reply, begin.elapsed())
+}
+
+/// The attack: a client that sends its body byte by byte, never so slowly that one would stop waiting for the next. It is cut off
+/// whether it says how much there will be or not, and the MTA never sees the end of it.
+#[test]
+fn a_body_that_drips_is_cut_off() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address).with(SLOW).start();
+    let counted = "POST /drain HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n";
+    let chunked = "POST /drain HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (head, piece) in [(counted, "x"), (chunked, "1\r\nx\r\n")] {
+        let (reply, took) = drip(&gate, head, piece, 1000);
+        let reply = reply.unwrap();
+        assert_eq!(
+            (reply.status, reply.header("connection")),
+            (408, Some("close"))
+        );
+        assert_eq!(reply.json()["error"], "body_timed_out");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
+    let line = gate.wait_log(|line| line["refusal"] == "body_timed_out");
+    assert!(
+        line["detail"].as_str().unwrap().contains("min_body_rate"),
+        "{line}"
+    );
+    assert_eq!(gate.send(TRUSTED, inject("")).unwrap().status, 200);
+    assert_eq!(upstream.connections(), 3, "none is used again");
+}
+
+/// The need: a slow client that keeps to the rate has all the time that it takes, longer than the wait for any single thing: the
+/// upstream's time to answer begins when it has everything. And `off` is off.
+#[test]
+fn a_slow_upload_takes_its_time() {
+    let upstream = Recorder::behaving(|stream, seen| {
+        use std::io::Write as _;
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n{:06}",
+            seen.body.len()
+        );
+        stream.write_all(answer.as_bytes()).is_ok()
+    });
+    for (limits, piece) in [
+        (SLOW, 1000),
+        ("http: { body_timeout: 500ms, min_body_rate: off }", 1),
+    ] {
+        let gate = Setup::before(upstream.address)
+            .with(limits)
+            .with("upstream.response_timeout: 400ms")
+            .start();
+        let length = piece * 40;
+        let head = format!("POST /drain HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        let (reply, took) = drip(&gate, &head, &"x".repeat(piece), 40);
+        assert_eq!(reply.unwrap().text(), format!("{length:06}"));
+        assert!(took > Duration::from_millis(1500), "{took:?}");
+    }
+}
+
 /// A client that trickles its head is cut off by the total deadline, however lively it is.
 #[test]
 fn a_head_that_trickles_is_cut_off() {
@@ -95,7 +180,7 @@ fn a_head_that_trickles_is_cut_off() {
         .with("http: { head_timeout: 500ms }")
         .start();
     let mut connection = gate.connect(TRUSTED);
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     connection.write("POST /api/inject/v1 HTTP/1.1\r\n");
     let mut writer = connection.try_clone();
     let trickle = std::thread::spawn(move || {

@@ -124,3 +124,25 @@ fn a_body_that_stalls_is_cut_off() {
         gate.metric("gatepost_requests_in_flight") == 0.0
     });
 }
+
+/// The attack: a client that sends its body byte by byte. Its stream is answered and ended, and the connection goes on.
+#[test]
+fn a_body_that_drips_is_cut_off() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address)
+        .with("http: { body_timeout: 500ms, min_body_rate: 1KiB }")
+        .start();
+    let mut client = Http2::open(&gate, STRANGER);
+    client.send(frame(HEADERS, END_HEADERS, 1, POST_OPEN));
+    let in_flight = || gate.metric("gatepost_requests_in_flight");
+    wait_for("the request", || in_flight() == 1.0);
+    wait_for("its end", || {
+        client.send(frame(DATA, 0, 1, b"x"));
+        in_flight() == 0.0
+    });
+    let reply = client.find(|it| it.kind == HEADERS).unwrap();
+    assert_eq!((reply.stream, reply.status()), (1, Some(408)));
+    client.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, GET_OPEN));
+    let reply = client.find(|it| it.stream == 3).unwrap();
+    assert_eq!(reply.status(), Some(200));
+}

@@ -356,6 +356,11 @@ fn http(mut section: Section<'_>) -> Http {
         body_timeout: section.or("body_timeout", Duration::from_secs(60), timeout()),
         request_body_limit,
         bodies_in_memory,
+        min_body_rate: section.or(
+            "min_body_rate",
+            Some(1024),
+            value::or_off(value::size(1..=1 << 30)),
+        ),
     };
     section.finish();
     http

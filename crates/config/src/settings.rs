@@ -403,6 +403,8 @@ pub struct Http {
     pub request_body_limit: u64,
     /// What all bodies that are looked into may take together, in bytes.
     pub bodies_in_memory: u64,
+    /// How fast a body has to come, in bytes a second; `None` for as slowly as its client likes.
+    pub min_body_rate: Option<u64>,
 }
 
 /// Log lines.

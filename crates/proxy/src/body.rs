@@ -5,7 +5,7 @@
 //! buffer holds 64 KiB and takes part in every read once it is turned on, and it is given up when more comes. So it is
 //! turned on when what is left fits; a body that does not say how long it is has to fit as a whole.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gatepost_auth::Refusal;
@@ -83,6 +83,31 @@ async fn read_all(session: &mut Session, limit: u64) -> Result<Bytes, Refusal> {
         return Err(Refusal::Internal);
     }
     Ok(Bytes::from(body))
+}
+
+/// How fast a body comes that is forwarded as it comes. The wait for its next piece is bounded elsewhere; but a byte a
+/// minute is no wait.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// When the stretch began that is looked at, and what came in it.
+    stretch: Option<(Instant, usize)>,
+}
+
+impl Pace {
+    /// Whether the stretch that this piece ends was as fast as `rate` bytes a second; true where it is shorter than
+    /// `period`. What came earlier does not count: who was fast at first may not be slow for long.
+    pub(crate) fn keeps_up(&mut self, piece: usize, rate: u64, period: Duration) -> bool {
+        let now = Instant::now();
+        let (since, before) = self.stretch.unwrap_or((now, 0));
+        let bytes = before.saturating_add(piece);
+        let took = now.saturating_duration_since(since);
+        if took < period {
+            self.stretch = Some((since, bytes));
+            return true;
+        }
+        self.stretch = Some((now, 0));
+        bytes as u128 * 1000 >= u128::from(rate) * took.as_millis()
+    }
 }
 
 /// Heads were checked to hold one plain length at the most.

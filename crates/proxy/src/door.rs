@@ -17,7 +17,7 @@ use http::Version;
 use http::header::TRANSFER_ENCODING;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::ErrorType::{InternalError, InvalidHTTPHeader};
+use pingora_error::ErrorType::{InternalError, InvalidHTTPHeader, ReadTimedout};
 use pingora_error::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
@@ -25,7 +25,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answer;
 use crate::audit::{Audit, shown_name};
-use crate::body;
+use crate::body::{self, Pace};
 use crate::endpoints::{Endpoint, Lease, NoEndpoint};
 use crate::fault::{
     BODY_TOO_LARGE, TOTAL_TIMEOUT, UPSTREAM_BUSY, UPSTREAM_DOWN, classify, in_short,
@@ -84,6 +84,8 @@ pub(crate) struct Passage {
     room: Option<OwnedSemaphorePermit>,
     /// Whether anything of the body has been given to an upstream connection.
     body_begun: bool,
+    /// How fast it comes.
+    pace: Pace,
     _in_flight: Counted,
 }
 
@@ -262,6 +264,7 @@ impl ProxyHttp for Door {
             deadline: None,
             room: None,
             body_begun: false,
+            pace: Pace::default(),
             _in_flight: Counted::new(&self.metrics.in_flight),
         }
     }
@@ -376,7 +379,7 @@ impl ProxyHttp for Door {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         passage: &mut Passage,
     ) -> Result<()> {
         passage.body_begun = true;
@@ -390,6 +393,13 @@ impl ProxyHttp for Door {
         passage.record.bytes_in += u64::try_from(length).unwrap_or(u64::MAX);
         if passage.record.bytes_in > passage.body_limit {
             return Err(Error::explain(BODY_TOO_LARGE, "more than the route takes").into_down());
+        }
+        let http = &passage.snapshot.http;
+        if let Some(rate) = http.min_body_rate
+            && !passage.pace.keeps_up(length, rate, http.body_timeout)
+            && !end_of_stream
+        {
+            return Err(Error::explain(ReadTimedout, "slower than http.min_body_rate").into_down());
         }
         Ok(())
     }

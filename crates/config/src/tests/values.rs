@@ -206,6 +206,21 @@ fn networks() {
 }
 
 #[test]
+fn the_rate_of_bodies_may_be_off() {
+    check(
+        "",
+        "http: { min_body_rate: 0 }",
+        &["x.yaml:9:24: 0 B is not between 1 B and 1.0 GiB"],
+    );
+    let rate = |yaml: &str| {
+        let text = format!("{MINIMAL}{yaml}\n");
+        parse(&text, Path::new("x")).unwrap().http.min_body_rate
+    };
+    assert_eq!(rate("http: { min_body_rate: off }"), None);
+    assert_eq!(rate("http: { min_body_rate: 2KiB }"), Some(2048));
+}
+
+#[test]
 fn durations_sizes_and_numbers() {
     let timeout = |text: &str, complaint: &str| {
         check(
