@@ -19,6 +19,7 @@ mod descriptors;
 mod examples;
 mod forged_identity;
 mod forwarding;
+mod http1;
 mod http2;
 mod http2_client;
 mod http2_floods;

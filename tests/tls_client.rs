@@ -282,6 +282,20 @@ impl TlsConnection {
         Ok((kind, flags, payload))
     }
 
+    /// Says that nothing more will be sent, in the words of TLS and of TCP.
+    pub(crate) fn finish(&mut self) {
+        self.0.conn.send_close_notify();
+        self.0.conn.complete_io(&mut self.0.sock).unwrap();
+        self.0.sock.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
+    /// Everything until the server says that it ends; an error where it just goes away.
+    pub(crate) fn until_ended(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut all = Vec::new();
+        self.0.read_to_end(&mut all)?;
+        Ok(all)
+    }
+
     /// One request; the status of its answer, whose body is read.
     pub(crate) fn ask(&mut self, request: &str) -> std::io::Result<u16> {
         self.0.write_all(request.as_bytes())?;

@@ -336,20 +336,17 @@ fn http(mut section: Section<'_>) -> Http {
             "`http.bodies_in_memory` is less than `http.request_body_limit`: the largest body would never fit",
         );
     }
-    let by_address = value::integer(1..=10_000_000_usize);
     let http = Http {
         max_connections: section.or(
             "max_connections",
             10_000,
             value::integer(1..=10_000_000_usize),
         ),
-        max_connections_per_address: section.or("max_connections_per_address", None, |node| {
-            if value::is_off(node) {
-                Ok(None)
-            } else {
-                by_address(node).map(Some)
-            }
-        }),
+        max_connections_per_address: section.or(
+            "max_connections_per_address",
+            None,
+            value::or_off(value::integer(1..=10_000_000_usize)),
+        ),
         head_limits,
         head_timeout: section.or("head_timeout", Duration::from_secs(10), timeout()),
         keepalive_timeout: section.or("keepalive_timeout", Duration::from_secs(60), timeout()),
@@ -360,6 +357,11 @@ fn http(mut section: Section<'_>) -> Http {
             "min_body_rate",
             Some(1024),
             value::or_off(value::size(1..=1 << 30)),
+        ),
+        max_requests_per_connection: section.or(
+            "max_requests_per_connection",
+            Some(10_000),
+            value::or_off(value::integer(1..=1_000_000_000_usize)),
         ),
     };
     section.finish();

@@ -405,6 +405,8 @@ pub struct Http {
     pub bodies_in_memory: u64,
     /// How fast a body has to come, in bytes a second; `None` for as slowly as its client likes.
     pub min_body_rate: Option<u64>,
+    /// How many requests of HTTP/1 a connection may bring; `None` for as many as it likes.
+    pub max_requests_per_connection: Option<usize>,
 }
 
 /// Log lines.

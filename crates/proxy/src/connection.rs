@@ -220,6 +220,7 @@ impl Connections {
         arrival: Arrival,
         mut shutdown: ShutdownWatch,
     ) {
+        let mut requests = 0_usize;
         loop {
             let (bytes, last) = match incoming {
                 Incoming::Request { bytes, last } => (bytes, last),
@@ -230,12 +231,16 @@ impl Connections {
                 Incoming::Http2(_) | Incoming::Closed => return say_goodbye(stream).await,
             };
             let mut session = ServerSession::new_http1(stream);
-            session.set_read_timeout(Some(self.snapshot.load().http.body_timeout));
+            let http = self.snapshot.load().http;
+            session.set_read_timeout(Some(http.body_timeout));
             // A client that shuts its sending side after the request still gets its answer.
             session.set_abort_on_close(false);
             // Bytes that arrive ahead of the answer must not break the request that is under way;
             // the door turns this off before the connection could be used again.
             session.set_pipelining_enabled(true);
+            requests += 1;
+            let most = http.max_requests_per_connection;
+            let last = last || most.is_some_and(|most| requests >= most);
             session.set_keepalive_reuses_remaining(last.then_some(0));
             session.set_pipelined_prefix(bytes);
             let Some(reused) = self.proxy.process_new_http(session, &shutdown).await else {
