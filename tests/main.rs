@@ -23,6 +23,7 @@ mod http1;
 mod http2;
 mod http2_client;
 mod http2_floods;
+mod identities;
 mod identity_forms;
 mod lifecycle;
 mod lifecycle_load;

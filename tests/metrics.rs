@@ -67,6 +67,7 @@ fn gatepost_that_has_seen_everything() -> Gatepost {
         .with("listeners.  tls_certificate: server.pem\nlisteners.  tls_private_key: server.key")
         .file("server.pem", &own.certificate)
         .file("server.key", &own.key)
+        .with("metrics: { top_identities: 10 }")
         .start();
     let send = |user: &str, password: &str, sender: &str| {
         let request = post("/api/inject/v1", &basic(user, password), &message(sender));

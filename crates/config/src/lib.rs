@@ -26,8 +26,8 @@ pub use fault::{Fault, Faults};
 pub use settings::{
     Admin, Audit, AuditNames, AuditOutput, Balance, Balancing, CertificateName, CircuitBreaker,
     ClientCertificates, Companions, DecisionCache, HealthCheck, Http, IdentityForm, Listen,
-    Listener, ListenerTls, Log, LogFormat, Policy, QuotaRule, Quotas, Reload, Settings, Signature,
-    Throttle, Upstream, UpstreamAddress, UpstreamTls, WhenDown,
+    Listener, ListenerTls, Log, LogFormat, Metrics, Policy, QuotaRule, Quotas, Reload, Settings,
+    Signature, Throttle, Upstream, UpstreamAddress, UpstreamTls, WhenDown,
 };
 
 /// Ten thousand networks take a quarter of this. In bytes.

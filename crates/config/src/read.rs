@@ -20,7 +20,7 @@ use crate::secret;
 use crate::section::Section;
 use crate::settings::{
     Admin, Audit, AuditNames, AuditOutput, Companions, DecisionCache, Http, IdentityForm, Listener,
-    Log, LogFormat, Policy, Reload, Settings, Throttle, Upstream,
+    Log, LogFormat, Metrics, Policy, Reload, Settings, Throttle, Upstream,
 };
 use crate::trust::trust;
 use crate::upstream::upstream;
@@ -63,6 +63,7 @@ pub(crate) fn settings(
     warn_about_idle_limits(&root, &routes, &message_rules, &quotas);
     let audit = audit(root.section("audit"), folder);
     let log = log(root.section("log"));
+    let metrics = metrics(root.section("metrics"));
     root.finish();
     let upstream = upstream?;
     let gate = Gate {
@@ -96,6 +97,7 @@ pub(crate) fn settings(
         quotas,
         audit,
         log,
+        metrics,
         files,
         warnings: Vec::new(),
     })
@@ -381,4 +383,17 @@ fn log(mut section: Section<'_>) -> Log {
     };
     section.finish();
     log
+}
+
+fn metrics(mut section: Section<'_>) -> Metrics {
+    let count = value::integer(0..=1000_usize);
+    let top_identities = section.or("top_identities", 0, |node| {
+        if value::is_off(node) {
+            Ok(0)
+        } else {
+            count(node)
+        }
+    });
+    section.finish();
+    Metrics { top_identities }
 }

@@ -49,6 +49,8 @@ pub struct Settings {
     pub audit: Audit,
     /// Log lines.
     pub log: Log,
+    /// What metrics tell.
+    pub metrics: Metrics,
     /// Files that matter beside this one: secrets, certificates and keys.
     pub files: Vec<PathBuf>,
     /// What is allowed, but probably not meant.
@@ -407,6 +409,13 @@ pub struct Http {
     pub min_body_rate: Option<u64>,
     /// How many requests of HTTP/1 a connection may bring; `None` for as many as it likes.
     pub max_requests_per_connection: Option<usize>,
+}
+
+/// What metrics tell beside what they always do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metrics {
+    /// How many of the busiest identities have a series of their own; 0 for none.
+    pub top_identities: usize,
 }
 
 /// Log lines.

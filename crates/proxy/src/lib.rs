@@ -19,6 +19,7 @@ mod forward;
 mod head;
 mod health;
 mod http2;
+mod identities;
 mod inspect;
 mod lifecycle;
 mod listening;

@@ -1,7 +1,7 @@
 //! The metrics, all filled from a finished [`Record`].
 //!
 //! Labels are bounded: a route is the pattern from the configuration, never a path that a client
-//! chose, and no label holds a user.
+//! chose, and no label holds a user, except where the operator asks for some (`identities.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,6 +19,7 @@ use prometheus::{
 
 use crate::descriptors::DescriptorMetrics;
 use crate::endpoints::Endpoints;
+use crate::identities::TopIdentities;
 use crate::record::{Record, UpstreamTime};
 use crate::status::Refused;
 use crate::tls::ServerTls;
@@ -37,6 +38,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: ConnectionMetrics,
     pub(crate) upstream: UpstreamMetrics,
     pub(crate) descriptors: DescriptorMetrics,
+    pub(crate) identities: TopIdentities,
     pub(crate) audit_lines_lost: IntCounter,
     log_lines_lost: IntCounter,
     pub(crate) throttle: ThrottleMetrics,
@@ -111,6 +113,7 @@ impl Metrics {
             connections: ConnectionMetrics::new(&registry)?,
             upstream: UpstreamMetrics::new(&registry)?,
             descriptors: DescriptorMetrics::new(&registry)?,
+            identities: registered(&registry, TopIdentities::new()?)?,
             audit_lines_lost: counter(
                 "gatepost_audit_lines_lost_total",
                 "Lines of the audit log that could not be taken in time",
@@ -178,6 +181,9 @@ impl Metrics {
                     .with_label_values(&[outcome])
                     .observe(took.as_secs_f64());
             }
+        }
+        if let Some(identity) = &record.identity {
+            self.identities.count(identity);
         }
         if let Some(outcome) = record.message {
             self.messages.decisions.with_label_values(&[outcome]).inc();

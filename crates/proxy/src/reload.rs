@@ -190,6 +190,10 @@ impl Reloader {
         // Also where the file names the same as before: what was set by hand meanwhile ends here.
         self.log.set_level(&settings.log.level)?;
         descriptors::provide(&settings, &self.metrics.descriptors);
+        let identities = &self.metrics.identities;
+        if settings.metrics != self.settings.metrics {
+            identities.show(settings.metrics.top_identities);
+        }
         self.settings = settings;
         self.listeners = listeners;
         Ok(())

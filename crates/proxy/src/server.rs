@@ -147,6 +147,7 @@ impl Server {
             .map_err(|fault| StartError::Internal(fault.to_string()))?;
         descriptors::provide(&settings, &metrics.descriptors);
         metrics.certificates(&settings.listeners, &snapshot.listeners);
+        metrics.identities.show(settings.metrics.top_identities);
         let system = |what| move |source| StartError::System { what, source };
         let mut inherited = Inherited::take().map_err(system("what the gatepost before left"))?;
         let listeners = settings

@@ -349,4 +349,22 @@ fn the_identity_and_the_challenge() {
         "log: { level: loud }",
         &["x.yaml:9:15: expected `error`, `warn`, `info`, `debug` or `trace`, found `loud`"],
     );
+    check(
+        "",
+        "metrics: { top_identities: 1001 }",
+        &["x.yaml:9:28: 1001 is not between 0 and 1000"],
+    );
+}
+
+#[test]
+fn identities_are_in_metrics_where_they_are_asked_for() {
+    for (line, expected) in [
+        ("", 0),
+        ("metrics: { top_identities: off }", 0),
+        ("metrics: { top_identities: 0 }", 0),
+        ("metrics: { top_identities: 1000 }", 1000),
+    ] {
+        let settings = parse(&format!("{MINIMAL}{line}\n"), Path::new("x.yaml"));
+        assert_eq!(settings.unwrap().metrics.top_identities, expected, "{line}");
+    }
 }
