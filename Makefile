@@ -87,7 +87,7 @@ deny:                   ## licences, sources and wrappers, with cargo-deny (inst
 figures: setup          ## measure the figures of the README
 	@echo "$$(date -u +%F), $$(uname -m), $$(nproc) cores, $$(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1)"
 	@cargo test --locked --release --package gatepost --test e2e -- --nocapture --test-threads 1 \
-	  a_100_mb_body a_50_mb_message an_endless_loop no_request_fails the_cost_of_looking | sed -n 's|.*FIGURE ||p'
+	  a_100_mb_body a_50_mb_message an_endless_loop no_request_fails the_cost_of_looking idle_memory the_scrape | sed -n 's|.*FIGURE ||p'
 	@cargo test --locked --release --package gatepost-policy --lib -- --nocapture two_hundred | sed -n 's|.*FIGURE ||p'
 	@cargo run --quiet --locked --release --package gatepost-policy --example verify_timing | sed -n 's|.*FIGURE ||p'
 	@cargo run --quiet --locked --release --package gatepost-message --example read_cost | sed -n 's|.*FIGURE ||p'

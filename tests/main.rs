@@ -25,6 +25,7 @@ mod http2_client;
 mod http2_floods;
 mod identities;
 mod identity_forms;
+mod idle_memory;
 mod lifecycle;
 mod lifecycle_load;
 mod messages;

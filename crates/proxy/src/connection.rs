@@ -50,6 +50,8 @@ pub(crate) struct Connections {
 
 impl Connections {
     /// Serves one connection until it closes.
+    ///
+    /// Its phases are boxed: as parts of one future each connection would hold, while it idles, the room of all of them (12 KB).
     pub(crate) async fn serve(
         &self,
         socket: Accepted,
@@ -94,20 +96,19 @@ impl Connections {
         let snapshot = self.snapshot.load_full();
         if let Some(tls) = snapshot.tls(entrance.listener).cloned() {
             let securing = self.secure(&tls, stream, &way, &snapshot, &mut shutdown);
-            let Some(stream) = securing.await else {
+            let Some(stream) = Box::pin(securing).await else {
                 return;
             };
             drop(snapshot);
-            return self.serve_secure(stream, &way, shutdown).await;
+            return Box::pin(self.serve_secure(stream, &way, shutdown)).await;
         }
         drop(snapshot);
         let first = self.head(&mut stream, Turn::First, &mut shutdown).await;
         if let Incoming::Http2(preface) = first {
             stream.rewind(&preface);
-            return self.serve_http2(stream, &way, shutdown).await;
+            return Box::pin(self.serve_http2(stream, &way, shutdown)).await;
         }
-        self.serve_http1(Box::new(stream), first, arrival, shutdown)
-            .await;
+        Box::pin(self.serve_http1(Box::new(stream), first, arrival, shutdown)).await;
     }
 
     /// A peer on a Unix socket has no address to be counted by.
@@ -127,7 +128,7 @@ impl Connections {
         way: &Way,
         snapshot: &Snapshot,
         shutdown: &mut ShutdownWatch,
-    ) -> Option<TlsStream<TcpOrUnix>> {
+    ) -> Option<Box<TlsStream<TcpOrUnix>>> {
         let handshake = async {
             let mut byte = [0];
             tokio::select! {
@@ -149,7 +150,7 @@ impl Connections {
             Ok(Ok(Begun::Not)) => return None,
             Ok(Ok(Begun::Secure(stream))) => {
                 way.secured(&stream, snapshot);
-                return Some(*stream);
+                return Some(stream);
             }
             Ok(Ok(Begun::Plain(stream))) => {
                 self.metrics.connections.handshakes_failed.inc();
@@ -175,19 +176,18 @@ impl Connections {
     /// Over TLS the handshake says which HTTP it is (RFC 9113 §3.2): HTTP/2 that was not agreed on is a bad head.
     async fn serve_secure(
         &self,
-        mut stream: TlsStream<TcpOrUnix>,
+        mut stream: Box<TlsStream<TcpOrUnix>>,
         way: &Way,
         mut shutdown: ShutdownWatch,
     ) {
         let arrival = way.arrival;
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            return self.serve_http2(stream, way, shutdown).await;
+            return self.serve_http2(*stream, way, shutdown).await;
         }
         let first = self
-            .head(&mut stream, Turn::FirstOverTls, &mut shutdown)
+            .head(&mut *stream, Turn::FirstOverTls, &mut shutdown)
             .await;
-        self.serve_http1(Box::new(stream), first, arrival, shutdown)
-            .await;
+        self.serve_http1(stream, first, arrival, shutdown).await;
     }
 
     async fn serve_http2(&self, stream: impl IO + 'static, way: &Way, mut shutdown: ShutdownWatch) {

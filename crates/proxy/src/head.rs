@@ -4,20 +4,25 @@
 //! word about what it repaired. Here the bytes are collected under one deadline and held against
 //! [`HeadScanner`]; only a head that passed is handed on, byte for byte.
 
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use gatepost_auth::Refusal;
 use gatepost_auth::wire::{HeadLimits, HeadScanner};
 use pingora_core::server::ShutdownWatch;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// RFC 9113 §3.4: what a client sends that knows to be talking to an HTTP/2 server.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// An ordinary head fits; a larger one grows the buffer.
-const FIRST_READ: usize = 2048;
+/// What is read at once. An ordinary head fits.
+const AT_ONCE: usize = 2048;
 
 /// How long a connection on which nothing is under way stays open when gatepost stops. A client that sends just then has not
 /// been told `Connection: close` yet; what it sends is answered, and says so. Whoever sends oftener than this loses nothing.
@@ -68,14 +73,14 @@ pub(crate) async fn next_head(
     times: HeadTimes,
     shutdown: &mut ShutdownWatch,
 ) -> Incoming {
-    let mut bytes = BytesMut::with_capacity(FIRST_READ);
+    let mut bytes = BytesMut::new();
     let mut scanner = HeadScanner::new(limits);
     let mut deadline = Instant::now() + times.idle;
     loop {
         let waiting = bytes.is_empty();
         let read = tokio::select! {
             biased;
-            read = stream.read_buf(&mut bytes) => read,
+            read = more(stream, &mut bytes) => read,
             () = sleep_until(deadline) => {
                 return if waiting { Incoming::Closed } else { Incoming::Refused(Refusal::HeadTimedOut) };
             }
@@ -101,6 +106,21 @@ pub(crate) async fn next_head(
             Err(fault) => return Incoming::Refused(Refusal::Head(fault)),
         }
     }
+}
+
+/// Reads what comes. Nothing is set aside before it does: connections idle for hours, and there may be thousands of them.
+async fn more(
+    stream: &mut (impl AsyncRead + Unpin + ?Sized),
+    bytes: &mut BytesMut,
+) -> io::Result<usize> {
+    poll_fn(|context| {
+        let mut scratch = [MaybeUninit::uninit(); AT_ONCE];
+        let mut read = ReadBuf::uninit(&mut scratch);
+        ready!(Pin::new(&mut *stream).poll_read(context, &mut read))?;
+        bytes.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    })
+    .await
 }
 
 /// Ends when a connection that says nothing may be closed since gatepost stops.
