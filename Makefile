@@ -57,10 +57,12 @@ sslyze: setup
 # Of fail2ban only fail2ban-regex is used. /usr/sbin is where nginx and haproxy are, and not in everybody's PATH.
 .PHONY: integration
 integration: export PATH := $(PATH):/usr/sbin
-integration: setup sslyze ## the tests that need redis-server, haproxy, nginx, fail2ban-regex, openssl, slowhttptest, sslyze (installed when missing)
+integration: setup sslyze ## the tests that need redis-server, haproxy, nginx, fail2ban-regex, openssl, slowhttptest, sslyze, chromium (installed when missing)
 	@missing=(); \
 	for tool in redis-server haproxy nginx openssl slowhttptest; do command -v $$tool >/dev/null || missing+=($$tool); done; \
 	command -v fail2ban-regex >/dev/null || missing+=(fail2ban); \
+	command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core); \
+	command -v chromedriver >/dev/null || missing+=(chromium-driver); \
 	if [ $${#missing[@]} -eq 0 ]; then exit 0; fi; \
 	if ! command -v apt-get >/dev/null; then \
 	  echo "please install: $${missing[*]}"; exit 1; \
@@ -77,6 +79,12 @@ integration: setup sslyze ## the tests that need redis-server, haproxy, nginx, f
 	  for unit in "$${missing[@]}"; do $$sudo systemctl disable --quiet "$$unit" 2>/dev/null || true; done; \
 	fi
 	cargo test --locked --package gatepost --features integration --test integration
+
+# Five minutes of traffic, so that the charts are full.
+.PHONY: picture
+picture:                ## make docs/status-page.png anew (needs what `make integration` installs)
+	STATUS_PAGE_SECONDS=310 cargo test --locked --package gatepost --features integration --test integration -- it_can_be_read
+	cp target/screenshots/status-light.png docs/status-page.png
 
 .PHONY: deny
 deny:                   ## licences, sources and wrappers, with cargo-deny (installed when missing)

@@ -1,13 +1,15 @@
 //! The status page: what it says, what it never says, and to whom.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::harness::{
     Connection, Gatepost, Recorder, Reply, STRANGER, Setup, TRUSTED, basic, get, inject, post,
-    wait_for,
+    wait_for, write,
 };
+use crate::tls_client::{Authority, Over, Says};
 
 /// One request to the admin listener with these header lines.
 fn ask(gate: &Gatepost, method: &str, path: &str, headers: &str) -> Reply {
@@ -441,6 +443,58 @@ fn with_a_token_only_the_data_needs_it() {
         data(&bearing("correct-horse-battery")).json()["phase"],
         "ready"
     );
+}
+
+/// When a certificate has to be renewed; and the one that a reload brings.
+#[test]
+fn listeners_are_shown_with_the_end_of_their_certificates() {
+    let authority = Authority::new();
+    let ends_in = |days: u64| {
+        authority.sign(Says {
+            common_name: "gate",
+            over: Over::In(Duration::from_secs(days * 86400)),
+            ..Says::default()
+        })
+    };
+    let first = ends_in(3);
+    let gate = Setup::demo()
+        .with("listener.tls_certificate: server.pem\nlistener.tls_private_key: server.key")
+        .with("listeners.- listen: 127.0.0.1:0")
+        .with("reload: { watch: off }")
+        .file("server.pem", &first.certificate)
+        .file("server.key", &first.key)
+        .start();
+    let days_left = |index: usize| {
+        let said = status(&gate);
+        let expires = said["listeners"][index]["tls"]["expires"].as_f64()?;
+        Some(((expires - said["now"].as_f64().unwrap()) / 86400.0).round())
+    };
+    assert_eq!((days_left(0), days_left(1)), (Some(3.0), None));
+    let second = ends_in(90);
+    write(gate.folder(), "server.pem", &second.certificate);
+    write(gate.folder(), "server.key", &second.key);
+    assert_eq!(reload(&gate), 200);
+    assert_eq!(days_left(0), Some(90.0));
+}
+
+/// An operator who looks while it stops is not told that all is well.
+#[test]
+fn the_stop_is_shown() {
+    let gate = Setup::demo().with("drain_delay: 10m").start();
+    gate.signal("TERM");
+    wait_status(&gate, "the stop", |it| it["phase"] == "stopping");
+}
+
+/// Redis that is to be used and is gone is on the page.
+#[test]
+fn a_redis_that_is_gone_is_shown() {
+    let gate = Setup::demo()
+        .with("throttle: { redis: \"redis://127.0.0.1:1/0\" }")
+        .start();
+    assert_eq!(status(&gate)["quotas"]["redis"], "off");
+    let reply = gate.send(STRANGER, inject(&basic("scott", "lion")));
+    assert_eq!(reply.unwrap().status, 401);
+    wait_status(&gate, "the fault", |it| it["throttle"]["redis"] == "down");
 }
 
 /// The attack: many addresses, so that memory or the page grows without end. Those that come most are named.

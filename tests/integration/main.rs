@@ -6,6 +6,7 @@
 #[path = "../harness.rs"]
 mod harness;
 
+mod browser;
 mod fail2ban;
 mod haproxy;
 mod nginx;
@@ -14,6 +15,7 @@ mod quota;
 mod redis;
 mod signature;
 mod slow;
+mod status_page;
 mod throttle;
 mod tls;
 #[expect(dead_code, reason = "the end-to-end tests use the rest of it")]

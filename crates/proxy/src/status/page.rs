@@ -112,4 +112,20 @@ mod tests {
             HTML.matches("http://www.w3.org/2000/svg").count()
         );
     }
+
+    /// Every reason that docs/metrics.md names is explained, in the words of the page.
+    #[test]
+    fn every_reason_is_explained() {
+        let page = include_str!("../../../../docs/metrics.md");
+        let (_, reasons) = page.split_once("\n`reason`: ").unwrap();
+        let (reasons, _) = reasons.split_once(".\n").unwrap();
+        let reasons: Vec<&str> = reasons
+            .split(',')
+            .map(|it| it.trim().trim_matches('`'))
+            .collect();
+        assert!(reasons.len() > 20);
+        for reason in reasons {
+            assert!(HTML.contains(&format!("\n  {reason}: '")), "{reason}");
+        }
+    }
 }
