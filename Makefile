@@ -33,6 +33,8 @@ test: setup             ## every check that needs no other server
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo test --locked --workspace
+	cargo clippy --locked --package gatepost --no-default-features -- -D warnings
+	cargo test --locked --package gatepost-config --no-default-features traces
 
 # Python's, so in a folder of its own. Its libraries are pinned, too: what it finds is held against what it found before.
 SSLYZE := sslyze==6.3.1 nassl==5.4.0 tls-parser==2.0.2 cryptography==46.0.7 pydantic==2.14.4

@@ -36,6 +36,7 @@ mod reload;
 mod routes;
 mod shadow;
 mod smuggling;
+mod spans;
 mod startup;
 mod status;
 mod systemd;

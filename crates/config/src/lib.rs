@@ -15,6 +15,7 @@ mod routes;
 mod secret;
 mod section;
 mod settings;
+mod traces;
 mod trust;
 mod upstream;
 mod value;
@@ -27,7 +28,7 @@ pub use settings::{
     Admin, Audit, AuditNames, AuditOutput, Balance, Balancing, CertificateName, CircuitBreaker,
     ClientCertificates, Companions, DecisionCache, HealthCheck, Http, IdentityForm, Listen,
     Listener, ListenerTls, Log, LogFormat, Metrics, Policy, QuotaRule, Quotas, Reload, Settings,
-    Signature, Throttle, Upstream, UpstreamAddress, UpstreamTls, WhenDown,
+    Signature, Throttle, Traces, Upstream, UpstreamAddress, UpstreamTls, WhenDown,
 };
 
 /// Ten thousand networks take a quarter of this. In bytes.

@@ -22,6 +22,7 @@ use crate::settings::{
     Admin, Audit, AuditNames, AuditOutput, Companions, DecisionCache, Http, IdentityForm, Listener,
     Log, LogFormat, Metrics, Policy, Reload, Settings, Throttle, Upstream,
 };
+use crate::traces::traces;
 use crate::trust::trust;
 use crate::upstream::upstream;
 use crate::value;
@@ -64,6 +65,7 @@ pub(crate) fn settings(
     let audit = audit(root.section("audit"), folder);
     let log = log(root.section("log"));
     let metrics = metrics(root.section("metrics"));
+    let traces = traces(&mut root);
     root.finish();
     let upstream = upstream?;
     let gate = Gate {
@@ -98,6 +100,7 @@ pub(crate) fn settings(
         audit,
         log,
         metrics,
+        traces,
         files,
         warnings: Vec::new(),
     })

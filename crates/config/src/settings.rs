@@ -51,10 +51,25 @@ pub struct Settings {
     pub log: Log,
     /// What metrics tell.
     pub metrics: Metrics,
+    /// Spans, where they are wanted.
+    pub traces: Option<Traces>,
     /// Files that matter beside this one: secrets, certificates and keys.
     pub files: Vec<PathBuf>,
     /// What is allowed, but probably not meant.
     pub warnings: Vec<Fault>,
+}
+
+/// Where spans go, and of which requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Traces {
+    /// The URL to which a collector takes them, with its path.
+    pub endpoint: String,
+    /// The share of requests that make spans where nobody has decided it before, 0 to 1.
+    pub sample: f64,
+    /// What gatepost is called in them.
+    pub service_name: String,
+    /// Whether they say who a request is.
+    pub identity: bool,
 }
 
 /// One listener.

@@ -9,6 +9,7 @@ mod limits;
 mod routes;
 mod shipped;
 mod tls;
+mod traces;
 mod trust;
 mod values;
 

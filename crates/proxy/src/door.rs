@@ -139,6 +139,7 @@ impl Door {
         let way = way(session)?;
         let arrival = way.arrival;
         record.came_by(arrival);
+        record.spoken = Some((request.version, way.is_secure()));
         let (headers, proxies) = (&request.headers, &gate.trusted_proxies);
         let origin = Origin::find(arrival, headers, gate.hop_header, proxies)?;
         record.came_from(&origin, headers);
@@ -190,6 +191,7 @@ impl Door {
         let judgement = match self.throttle.check(&snapshot.throttle, attempt) {
             Ok(()) => {
                 let judgement = snapshot.policy.judge(credentials).await;
+                record.since.judging = Some(asked);
                 record.judged = Some(asked.elapsed());
                 throttle(&judgement).map(|()| judgement)
             }
@@ -283,6 +285,9 @@ impl ProxyHttp for Door {
         if let Err(refusal) = &decision {
             passage.record.refused(refusal);
         }
+        if let Some(traces) = &passage.snapshot.traces {
+            traces.join(&mut passage.record);
+        }
         self.audit
             .decided(&passage.record, &passage.snapshot.audit.output);
         match decision {
@@ -320,7 +325,7 @@ impl ProxyHttp for Door {
             };
             Error::new(why)
         })?;
-        passage.record.upstream_asked(&lease.endpoint().name);
+        passage.record.upstream_asked(lease.endpoint());
         if passage.deadline.is_none() {
             let now = Instant::now();
             passage.deadline = upstream.total_timeout.map(|it| now + it);
@@ -362,7 +367,8 @@ impl ProxyHttp for Door {
         let snapshot = &passage.snapshot;
         let said = forward::Said {
             request_id: &passage.record.request_id,
-            is_traced: passage.record.trace_id.is_some(),
+            is_traced: passage.record.parent.is_some(),
+            link: passage.record.link,
             meta: &passage.meta,
             // Where the body is here gatepost has said `100 Continue` itself; HTTP/1.0 has no such thing.
             expects_nothing: passage.body.is_some()
@@ -533,6 +539,9 @@ impl ProxyHttp for Door {
         record.bytes_out = u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX);
         self.metrics.count(record);
         record.log();
+        if let Some(traces) = &passage.snapshot.traces {
+            traces.export(record);
+        }
         if let Some(charge) = passage.charge.take()
             && let Some(refund) = refund(
                 passage.handed_over,

@@ -1,5 +1,6 @@
 //! The addresses of the upstream, and which of them gets a request.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -38,7 +39,7 @@ pub(crate) struct Resolved {
 pub(crate) struct Endpoint {
     /// As logs and metrics call it.
     pub(crate) name: Arc<str>,
-    target: UpstreamTarget,
+    pub(crate) target: UpstreamTarget,
     peer: HttpPeer,
     /// For the clients of HTTP/1.0 that name no host; HTTP/1.1 wants one (RFC 9112 §3.2).
     pub(crate) host: HeaderValue,
@@ -198,6 +199,12 @@ impl Endpoints {
             endpoint: endpoint.clone(),
             breaker: self.balancing.circuit_breaker,
         })
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Endpoint").field(&self.name).finish()
     }
 }
 

@@ -13,6 +13,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::endpoints::{Endpoint, Endpoints, Lease, NoEndpoint};
 use crate::telling::Telling;
+use crate::trace::Link;
 
 /// The upstream, ready to be asked for.
 pub(crate) struct Upstream {
@@ -100,6 +101,9 @@ impl Upstream {
             request.remove_header("traceparent");
             request.remove_header("tracestate");
         }
+        if let Some(link) = said.link {
+            request.insert_header("traceparent", link.traceparent())?;
+        }
         if said.expects_nothing {
             request.remove_header("expect");
         }
@@ -115,6 +119,8 @@ pub(crate) struct Said<'a> {
     pub(crate) request_id: &'a str,
     /// Whether the trace that it names is believed.
     pub(crate) is_traced: bool,
+    /// gatepost's own place in the trace.
+    pub(crate) link: Option<Link>,
     /// What the policy noted about the message, by name.
     pub(crate) meta: &'a [(String, String)],
     /// Whether the client does not wait for `100 Continue`, whatever its head says.

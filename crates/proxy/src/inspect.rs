@@ -106,6 +106,7 @@ impl Door {
             }
             Err(refusal) => Err(refusal),
         };
+        record.since.inspecting = Some(began);
         record.inspected = Some(began.elapsed());
         judged
     }

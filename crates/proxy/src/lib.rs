@@ -42,6 +42,8 @@ mod tending;
 mod throttle;
 mod tls;
 mod trace;
+#[cfg_attr(not(feature = "otlp"), path = "traces_absent.rs")]
+mod traces;
 mod upgrade;
 mod upstream_tls;
 mod way;

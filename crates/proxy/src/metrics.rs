@@ -50,6 +50,7 @@ pub(crate) struct Metrics {
     certificates: CertificateMetrics,
     /// Whom the refusals are of; no metric, since an address is no label.
     pub(crate) refused: Arc<Refused>,
+    pub(crate) spans: SpanMetrics,
 }
 
 impl Metrics {
@@ -130,6 +131,7 @@ impl Metrics {
             reloads: ReloadMetrics::new(&registry)?,
             certificates: CertificateMetrics::new(&registry)?,
             refused: Arc::new(Refused::new()),
+            spans: SpanMetrics::new(&registry)?,
             registry,
         };
         metrics.register(version, revision)?;
@@ -654,6 +656,33 @@ impl CertificateMetrics {
     fn note(&self, listener: &Listen, ends: i64) {
         let listener = listener.to_string();
         self.expiry.with_label_values(&[&listener]).set(ends);
+    }
+}
+
+/// What becomes of spans.
+#[derive(Clone)]
+#[cfg_attr(
+    not(feature = "otlp"),
+    expect(dead_code, reason = "nobody makes spans then")
+)]
+pub(crate) struct SpanMetrics {
+    pub(crate) exported: IntCounter,
+    pub(crate) lost: IntCounter,
+}
+
+impl SpanMetrics {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name, help| registered(registry, IntCounter::new(name, help)?);
+        Ok(Self {
+            exported: counter(
+                "gatepost_spans_exported_total",
+                "Spans that the collector has taken",
+            )?,
+            lost: counter(
+                "gatepost_spans_lost_total",
+                "Spans that the collector has not taken, or not in time",
+            )?,
+        })
     }
 }
 

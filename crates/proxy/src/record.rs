@@ -13,15 +13,26 @@ use gatepost_message::{Address, Message};
 use http::{HeaderMap, Method};
 use serde::Serialize;
 
-use crate::trace::trace_id;
+use crate::endpoints::Endpoint;
+use crate::trace::{Link, Parent};
 
 /// One request, from its head to the last byte of its answer.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) started: Instant,
     pub(crate) request_id: String,
-    /// The trace that it belongs to, where that is believed.
+    /// The trace that it belongs to: one that is believed, or one that gatepost begins.
     pub(crate) trace_id: Option<String>,
+    /// The span that it says it is a child of, where that is believed.
+    pub(crate) parent: Option<Parent>,
+    /// gatepost's own place in the trace.
+    pub(crate) link: Option<Link>,
+    /// Since when it waited for what.
+    pub(crate) since: Since,
+    /// HTTP's version, and whether over TLS.
+    pub(crate) spoken: Option<(http::Version, bool)>,
+    /// Which of the upstream's addresses was asked last.
+    pub(crate) server: Option<Arc<Endpoint>>,
     /// Which reload of configuration and policy it met; the first load is 1.
     pub(crate) generation: u64,
     pub(crate) method: Option<Method>,
@@ -49,8 +60,6 @@ pub(crate) struct Record {
     pub(crate) detail: Option<String>,
     pub(crate) status: u16,
     pub(crate) upstream: Option<UpstreamTime>,
-    /// Which of the upstream's addresses was asked last.
-    pub(crate) upstream_address: Option<Arc<str>>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
 }
@@ -122,6 +131,17 @@ impl Authentication {
     }
 }
 
+/// When the parts of a request began.
+#[derive(Debug, Default)]
+pub(crate) struct Since {
+    /// The policy was asked about credentials.
+    pub(crate) judging: Option<Instant>,
+    /// The message was there.
+    pub(crate) inspecting: Option<Instant>,
+    /// The upstream was chosen.
+    pub(crate) upstream: Option<Instant>,
+}
+
 /// How long the upstream took to answer.
 #[derive(Debug)]
 pub(crate) enum UpstreamTime {
@@ -137,6 +157,11 @@ impl Record {
             started,
             request_id: new_request_id(),
             trace_id: None,
+            parent: None,
+            link: None,
+            since: Since::default(),
+            spoken: None,
+            server: None,
             generation,
             method: None,
             route: None,
@@ -155,7 +180,6 @@ impl Record {
             detail: None,
             status: 0,
             upstream: None,
-            upstream_address: None,
             bytes_in: 0,
             bytes_out: 0,
         }
@@ -221,7 +245,8 @@ impl Record {
     }
 
     fn traced_by(&mut self, headers: &HeaderMap) {
-        self.trace_id = trace_id(headers).map(str::to_owned);
+        self.parent = Parent::of(headers);
+        self.trace_id = self.parent.map(Parent::trace_id);
     }
 
     pub(crate) fn refused(&mut self, refusal: &Refusal) {
@@ -229,9 +254,11 @@ impl Record {
         self.status = refusal.status().as_u16();
     }
 
-    pub(crate) fn upstream_asked(&mut self, address: &Arc<str>) {
-        self.upstream_address = Some(address.clone());
-        self.upstream = Some(UpstreamTime::Waiting(Instant::now()));
+    pub(crate) fn upstream_asked(&mut self, endpoint: &Arc<Endpoint>) {
+        let now = Instant::now();
+        self.server = Some(endpoint.clone());
+        self.since.upstream = Some(now);
+        self.upstream = Some(UpstreamTime::Waiting(now));
     }
 
     pub(crate) fn upstream_answered(&mut self) {
@@ -266,7 +293,7 @@ impl Record {
             policy_ms = self.judged.map(milliseconds),
             recipients = self.recipients,
             message_ms = self.inspected.map(milliseconds),
-            upstream = self.upstream_address.as_deref(),
+            upstream = self.server.as_ref().map(|it| &*it.name),
             upstream_ms,
             bytes_in = self.bytes_in,
             bytes_out = self.bytes_out,

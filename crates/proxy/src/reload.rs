@@ -22,6 +22,7 @@ use crate::snapshot::Snapshot;
 use crate::status::LastReload;
 use crate::systemd;
 use crate::tls::load_all;
+use crate::traces::Traces;
 
 /// What was read and tried.
 pub struct Loaded {
@@ -175,8 +176,9 @@ impl Reloader {
         let listeners = as_open(&self.listeners, &settings.listeners);
         let tls = load_all(&listeners, &running.listeners)?;
         let upstream = (resolved, Some(&**running));
-        let snapshot = Snapshot::new(&settings, (policy, shadow), upstream, tls, generation)
+        let mut snapshot = Snapshot::new(&settings, (policy, shadow), upstream, tls, generation)
             .map_err(|fault| fault.to_string())?;
+        snapshot.traces = self.traces(&settings, &running)?;
         self.metrics.certificates(&listeners, &snapshot.listeners);
         // One store: from here on every new request sees the new, and none sees both.
         self.snapshot.store(Arc::new(snapshot));
@@ -197,6 +199,16 @@ impl Reloader {
         self.settings = settings;
         self.listeners = listeners;
         Ok(())
+    }
+}
+
+impl Reloader {
+    /// The exporter that runs goes on where it is to send to the same place.
+    fn traces(&self, settings: &Settings, running: &Snapshot) -> Result<Option<Traces>, String> {
+        let Some(wanted) = &settings.traces else {
+            return Ok(None);
+        };
+        Traces::new(wanted, running.traces.as_ref(), &self.metrics.spans).map(Some)
     }
 }
 

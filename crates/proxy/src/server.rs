@@ -40,6 +40,7 @@ use crate::systemd;
 use crate::tending::tend;
 use crate::throttle::Throttle;
 use crate::tls::load_all;
+use crate::traces::Traces;
 use crate::upgrade::{Inherited, Sockets};
 
 /// A gatepost whose listeners are open but not served yet.
@@ -95,6 +96,9 @@ pub enum StartError {
     /// A certificate or key cannot be used.
     #[error("{0}")]
     Certificate(String),
+    /// Spans cannot be exported.
+    #[error("cannot export spans: {0}")]
+    Traces(String),
     /// The upstream cannot be used.
     #[error("cannot use the upstream: {0}")]
     Upstream(String),
@@ -142,12 +146,15 @@ impl Server {
         } = loaded;
         let resolved = resolve(&settings.upstream, demo.as_ref(), None)?;
         let tls = load_all(&settings.listeners, &[]).map_err(StartError::Certificate)?;
-        let snapshot = Snapshot::new(&settings, (policy, shadow), (resolved, None), tls, 1)?;
+        let mut snapshot = Snapshot::new(&settings, (policy, shadow), (resolved, None), tls, 1)?;
         let metrics = Metrics::new(Registry::new(), build.version, build.revision, counters)
             .map_err(|fault| StartError::Internal(fault.to_string()))?;
         descriptors::provide(&settings, &metrics.descriptors);
         metrics.certificates(&settings.listeners, &snapshot.listeners);
         metrics.identities.show(settings.metrics.top_identities);
+        let traces = settings.traces.as_ref();
+        let traces = traces.map(|it| Traces::new(it, None, &metrics.spans));
+        snapshot.traces = traces.transpose().map_err(StartError::Traces)?;
         let system = |what| move |source| StartError::System { what, source };
         let mut inherited = Inherited::take().map_err(system("what the gatepost before left"))?;
         let listeners = settings
@@ -222,6 +229,7 @@ impl Server {
         } = self;
         let sockets = Sockets::of(&listeners, admin.as_ref()).map_err(system("the listeners"))?;
         let audit = reloader.audit.clone();
+        let snapshot = reloader.snapshot.clone();
         let phase = Arc::new(Phase::default());
         let (stop, shutdown) = watch::channel(false);
         let threads = reloader.settings.threads;
@@ -256,9 +264,7 @@ impl Server {
         } else {
             drop(over);
         }
-        let resolutions = reloader.metrics.upstream.resolutions.clone();
-        spawn_tending(tend(reloader.snapshot.clone(), resolutions))
-            .map_err(system("the upstream thread"))?;
+        spawn_tending(&reloader).map_err(system("the upstream thread"))?;
         let reloading = thread::Builder::new().name("reload".to_owned());
         let reloading = reloading.spawn(move || reloader.run(&wanted));
         reloading.map_err(system("the reload thread"))?;
@@ -277,6 +283,9 @@ impl Server {
             .map_err(system("signal handlers"))?;
         runtime.shutdown_timeout(Duration::ZERO);
         audit.flush();
+        if let Some(traces) = &snapshot.load().traces {
+            traces.finish();
+        }
         drop(socket_files);
         Ok(())
     }
@@ -357,7 +366,9 @@ fn default_threads() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-fn spawn_tending(tending: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+fn spawn_tending(reloader: &Reloader) -> io::Result<()> {
+    let resolutions = reloader.metrics.upstream.resolutions.clone();
+    let tending = tend(reloader.snapshot.clone(), resolutions);
     let runtime = main_runtime()?;
     thread::Builder::new()
         .name("upstream".to_owned())

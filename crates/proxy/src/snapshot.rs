@@ -14,6 +14,7 @@ use crate::server::StartError;
 use crate::status::{Shown, shown};
 use crate::telling::Telling;
 use crate::tls::ServerTls;
+use crate::traces::Traces;
 use crate::upstream_tls::UpstreamTls;
 
 /// INVARIANT: a request takes one snapshot at its beginning and uses no other, so it never sees the
@@ -30,6 +31,8 @@ pub(crate) struct Snapshot {
     pub(crate) throttle: Throttle,
     pub(crate) audit: Audit,
     pub(crate) quotas: Quotas,
+    /// Spans, where they are wanted.
+    pub(crate) traces: Option<Traces>,
     /// What the admin listener asks for.
     pub(crate) admin_token: Option<Secret>,
     /// Counts the snapshots, from 1.
@@ -77,6 +80,7 @@ impl Snapshot {
             throttle: settings.throttle.clone(),
             audit: settings.audit.clone(),
             quotas: settings.quotas.clone(),
+            traces: None,
             admin_token: settings.admin.as_ref().and_then(|it| it.token.clone()),
             generation,
             shown: shown(settings),

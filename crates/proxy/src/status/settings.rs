@@ -292,6 +292,23 @@ impl Rows {
         };
         self.add("log.format", format);
         self.add("log.level", &settings.log.level);
+        let top = settings.metrics.top_identities;
+        let top = if top == 0 {
+            "off".to_owned()
+        } else {
+            top.to_string()
+        };
+        self.add("metrics.top_identities", top);
+        match &settings.traces {
+            None => self.add("traces", "off"),
+            Some(traces) => {
+                // A password in it is a fault of the configuration.
+                self.add("traces.otlp", &traces.endpoint);
+                self.add("traces.sample", traces.sample);
+                self.add("traces.service_name", &traces.service_name);
+                self.add("traces.identity", traces.identity);
+            }
+        }
         self.add("threads", or_one_per_core(settings.threads));
         self.time("drain_delay", settings.drain_delay);
         self.time("drain_timeout", settings.drain_timeout);
@@ -308,6 +325,11 @@ impl Rows {
         self.time("http.body_timeout", http.body_timeout);
         self.size("http.request_body_limit", http.request_body_limit);
         self.size("http.bodies_in_memory", http.bodies_in_memory);
+        let rate = http.min_body_rate;
+        self.add("http.min_body_rate", rate.map_or("off".to_owned(), size));
+        let most = http.max_requests_per_connection;
+        let most = most.map_or("off".to_owned(), |it| it.to_string());
+        self.add("http.max_requests_per_connection", most);
         let head = &http.head_limits;
         self.size("http.max_head_bytes", head.max_bytes as u64);
         self.add("http.max_head_fields", head.max_fields);
