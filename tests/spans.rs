@@ -405,6 +405,10 @@ fn a_reload_changes_where_spans_go() {
     send();
     assert_eq!(one.wait(4).len(), 4);
     assert_eq!(other.spans().len(), 2);
+    // They are counted once the collector's answer is there.
+    wait_for("the count", || {
+        gate.metric("gatepost_spans_exported_total") >= 6.0
+    });
     assert_eq!(gate.metric("gatepost_spans_exported_total"), 6.0);
     assert_eq!(gate.metric("gatepost_spans_lost_total"), 0.0);
 }
