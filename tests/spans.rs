@@ -277,7 +277,7 @@ fn refusals_and_failures_say_why() {
             "502",
             "POST /users-only",
             "upstream_failed",
-            Some("upstream_failed"),
+            Some("upstream_refused"),
             Some("scott"),
         ),
     ] {
@@ -291,7 +291,7 @@ fn refusals_and_failures_say_why() {
     let client = one(&spans, SpanKind::Client);
     assert_eq!(
         value(client, "error.type").as_deref(),
-        Some("upstream_failed")
+        Some("upstream_refused")
     );
     assert_eq!(code(client), 2);
     let seen = collector.server.bytes();
