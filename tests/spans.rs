@@ -276,7 +276,7 @@ fn refusals_and_failures_say_why() {
         (
             "502",
             "POST /users-only",
-            "upstream_failed",
+            "upstream_refused",
             Some("upstream_refused"),
             Some("scott"),
         ),
