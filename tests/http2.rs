@@ -8,6 +8,7 @@ use crate::http2_client::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GET_OPEN, GOAWAY, HEADERS, Http2, POST_OPEN,
     RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, literal,
 };
+use crate::upstream_faults::{Raw, read_head};
 
 const REFUSED_STREAM: u32 = 7;
 
@@ -123,6 +124,49 @@ fn a_body_that_stalls_is_cut_off() {
     wait_for("its end", || {
         gate.metric("gatepost_requests_in_flight") == 0.0
     });
+}
+
+/// The attack: a client that stops in the middle of its body when its answer is there, so that nobody waits for anything but the body.
+/// Whether other requests go on meanwhile, or the client stops within a frame, makes no difference.
+#[test]
+fn a_body_that_stalls_behind_its_answer_is_cut_off() {
+    let upstream = Raw::start(|stream, _| {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly";
+        while read_head(stream).is_some() && stream.write_all(answer.as_bytes()).is_ok() {}
+    });
+    let gate = Setup::before(upstream.address)
+        .with("http: { body_timeout: 500ms }")
+        .start();
+    let in_flight = || gate.metric("gatepost_requests_in_flight");
+    for (whole_frames, busy) in [(true, false), (true, true), (false, false)] {
+        let mut client = Http2::open(&gate, STRANGER);
+        client.send(frame(HEADERS, END_HEADERS, 1, POST_OPEN));
+        let data = frame(DATA, 0, 1, b"half");
+        client.send(if whole_frames { &data } else { &data[..11] });
+        let end = client.find(|it| it.stream == 1 && it.ends_stream());
+        assert!(end.is_some());
+        let mut stream = 1;
+        wait_for("its end", || {
+            if busy {
+                stream += 2;
+                client.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, GET_OPEN));
+                let reply = client.find(|it| it.stream == stream).unwrap();
+                assert_eq!(reply.status(), Some(200));
+            }
+            in_flight() == 0.0
+        });
+        if whole_frames {
+            client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1001, GET_OPEN));
+            let reply = client.find(|it| it.stream == 1001).unwrap();
+            assert_eq!(
+                reply.status(),
+                Some(200),
+                "the connection is as good as before"
+            );
+        } else {
+            while client.next().is_some() {}
+        }
+    }
 }
 
 /// The attack: a client that sends its body byte by byte. Its stream is answered and ended, and the connection goes on.

@@ -61,7 +61,7 @@ fn read_request(stream: &mut TcpStream) -> bool {
 }
 
 /// Reads up to the end of a request's head, at least; nothing where the other side closes first.
-fn read_head(stream: &mut TcpStream) -> Option<Vec<u8>> {
+pub(crate) fn read_head(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let (mut got, mut buffer) = (Vec::new(), [0; 4096]);
     while find(&got, b"\r\n\r\n").is_none() {
         match stream.read(&mut buffer) {

@@ -4,9 +4,15 @@
 //! RST_STREAM behind it, for as long as somebody sends them. None of that is a fault of its own (RFC 9113 §10.5), so
 //! it is counted, against what the same connection got done. Reads nine bytes of every frame and keeps nothing else.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::throttle::Rate;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const END_STREAM: u8 = 1;
 
 /// What a client sends before its first frame (RFC 9113 §3.4).
 const PREFACE_BYTES: usize = 24;
@@ -29,6 +35,14 @@ pub struct FrameHead {
     pub kind: u8,
     /// Its flags.
     pub flags: u8,
+    /// Its stream; 0 for the connection.
+    pub stream: u32,
+}
+
+impl FrameHead {
+    fn ends_stream(self) -> bool {
+        matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0
+    }
 }
 
 impl FrameScanner {
@@ -66,7 +80,7 @@ impl FrameScanner {
             return None;
         }
         self.filled = 0;
-        let [high, middle, low, kind, flags, ..] = self.header;
+        let [high, middle, low, kind, flags, a, b, c, d] = self.header;
         // 24 bits fit.
         let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         self.skip = length;
@@ -74,6 +88,8 @@ impl FrameScanner {
             length,
             kind,
             flags,
+            // The first bit means nothing.
+            stream: u32::from_be_bytes([a, b, c, d]) & 0x7fff_ffff,
         })
     }
 
@@ -131,10 +147,6 @@ impl FrameAllowance {
     ///
     /// [`Flood`]: the connection is to be closed.
     pub fn received(&mut self, frame: FrameHead, now: Duration) -> Result<(), Flood> {
-        const DATA: u8 = 0;
-        const HEADERS: u8 = 1;
-        const RST_STREAM: u8 = 3;
-        const END_STREAM: u8 = 1;
         match frame.kind {
             DATA if frame.length > 0 || frame.flags & END_STREAM != 0 => {
                 self.controls.earn(pieces(frame.length));
@@ -157,6 +169,70 @@ impl FrameAllowance {
 
 fn pieces(bytes: usize) -> u32 {
     u32::try_from(bytes / FrameAllowance::PER_BYTES).unwrap_or(u32::MAX)
+}
+
+/// Requests whose answer has ended and whose body has not. The library waits for such a body, and for nothing else of the
+/// request any more, as long as its client likes. Time is since the connection's beginning.
+#[derive(Debug, Default)]
+pub struct Stragglers {
+    /// Streams whose body is under way.
+    open: Vec<u32>,
+    /// Those of them that are answered, by when they are given up; the next one first.
+    answered: VecDeque<(u32, Duration)>,
+}
+
+impl Stragglers {
+    /// Streams that are looked after. The library takes 100 at once; others it refuses, when it gets to it.
+    const MOST: usize = 1000;
+
+    /// Takes a frame of the client. A body that goes on has `patience` for its next piece.
+    pub fn received(&mut self, frame: FrameHead, now: Duration, patience: Duration) {
+        let id = frame.stream;
+        if frame.kind == RST_STREAM || frame.ends_stream() {
+            self.forget(id);
+        } else if frame.kind == HEADERS && self.open.len() < Self::MOST && !self.is_known(id) {
+            self.open.push(id);
+        } else if frame.kind == DATA
+            && let Some(at) = self.answered.iter().position(|(it, _)| *it == id)
+        {
+            self.answered.remove(at);
+            self.answered.push_back((id, now + patience));
+        }
+    }
+
+    /// Takes a frame of the server.
+    pub fn sent(&mut self, frame: FrameHead, now: Duration, patience: Duration) {
+        if frame.kind == RST_STREAM {
+            self.forget(frame.stream);
+        } else if frame.ends_stream()
+            && let Some(at) = self.open.iter().position(|it| *it == frame.stream)
+        {
+            self.open.swap_remove(at);
+            self.answered.push_back((frame.stream, now + patience));
+        }
+    }
+
+    /// When the next one is to be given up.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        self.answered.front().map(|(_, by)| *by)
+    }
+
+    /// One whose time is over, which is forgotten.
+    pub fn overdue(&mut self, now: Duration) -> Option<u32> {
+        self.answered
+            .pop_front_if(|(_, by)| *by <= now)
+            .map(|it| it.0)
+    }
+
+    fn is_known(&self, stream: u32) -> bool {
+        self.open.contains(&stream) || self.answered.iter().any(|(it, _)| *it == stream)
+    }
+
+    fn forget(&mut self, stream: u32) {
+        self.open.retain(|it| *it != stream);
+        self.answered.retain(|(it, _)| *it != stream);
+    }
 }
 
 /// So many at once, which come back with time, and as they are earned.
@@ -238,7 +314,7 @@ mod tests {
             }
             let wanted: Vec<_> = frames
                 .iter()
-                .map(|&(kind, flags, length)| FrameHead { length, kind, flags })
+                .map(|&(kind, flags, length)| FrameHead { length, kind, flags, stream: 1 })
                 .collect();
             prop_assert_eq!(found, wanted);
             prop_assert!(scanner.is_between_frames());
@@ -249,16 +325,19 @@ mod tests {
         length: 8,
         kind: 6,
         flags: 0,
+        stream: 1,
     };
-    const HEADERS: FrameHead = FrameHead {
+    const REQUEST: FrameHead = FrameHead {
         length: 20,
         kind: 1,
         flags: 5,
+        stream: 1,
     };
-    const RST_STREAM: FrameHead = FrameHead {
+    const GIVEN_UP: FrameHead = FrameHead {
         length: 4,
         kind: 3,
         flags: 0,
+        stream: 1,
     };
 
     fn how_many(allowance: &mut FrameAllowance, frame: FrameHead, now: Duration) -> usize {
@@ -274,7 +353,7 @@ mod tests {
         assert_eq!(how_many(&mut it, PING, at(0)), 1000);
         assert_eq!(it.received(PING, at(0)), Err(Flood::Controls));
         assert_eq!(how_many(&mut it, PING, at(2)), 100);
-        it.received(HEADERS, at(2)).unwrap();
+        it.received(REQUEST, at(2)).unwrap();
         assert_eq!(how_many(&mut it, PING, at(2)), 4);
         it.sent(64 * 1024);
         assert_eq!(how_many(&mut it, PING, at(2)), 64);
@@ -289,8 +368,8 @@ mod tests {
         let mut it = FrameAllowance::default();
         let mut resets = 0;
         let flood = loop {
-            it.received(HEADERS, Duration::ZERO).unwrap();
-            match it.received(RST_STREAM, Duration::ZERO) {
+            it.received(REQUEST, Duration::ZERO).unwrap();
+            match it.received(GIVEN_UP, Duration::ZERO) {
                 Ok(()) => resets += 1,
                 Err(flood) => break flood,
             }
@@ -305,6 +384,7 @@ mod tests {
             length,
             kind: 0,
             flags,
+            stream: 1,
         };
         let mut it = FrameAllowance::default();
         assert_eq!(how_many(&mut it, data(0, 0), Duration::ZERO), 1000);
@@ -316,5 +396,35 @@ mod tests {
         );
         it.received(data(16_384, 0), Duration::ZERO).unwrap();
         assert_eq!(how_many(&mut it, PING, Duration::ZERO), 16);
+    }
+
+    /// Only a body that goes on behind its answer has a deadline, and each piece of it moves that.
+    #[test]
+    fn what_straggles_is_known() {
+        let at = Duration::from_secs;
+        let frame = |kind, flags, stream| FrameHead {
+            length: 1,
+            kind,
+            flags,
+            stream,
+        };
+        let mut it = Stragglers::default();
+        for stream in [1, 3, 5, 7, 9] {
+            it.received(frame(HEADERS, 0, stream), at(0), at(10));
+        }
+        it.received(frame(HEADERS, END_STREAM, 11), at(0), at(10));
+        it.received(frame(DATA, END_STREAM, 9), at(1), at(10));
+        assert_eq!(it.deadline(), None);
+        for stream in [1, 3, 5, 9, 11] {
+            it.sent(frame(HEADERS, 0, stream), at(2), at(10));
+            it.sent(frame(DATA, END_STREAM, stream), at(2), at(10));
+        }
+        it.sent(frame(RST_STREAM, 0, 7), at(2), at(10));
+        assert_eq!(it.deadline(), Some(at(12)));
+        it.received(frame(DATA, 0, 1), at(8), at(10));
+        it.received(frame(RST_STREAM, 0, 3), at(8), at(10));
+        assert_eq!(it.overdue(at(11)), None);
+        assert_eq!((it.overdue(at(12)), it.overdue(at(17))), (Some(5), None));
+        assert_eq!((it.overdue(at(18)), it.deadline()), (Some(1), None));
     }
 }

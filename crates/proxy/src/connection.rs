@@ -192,7 +192,8 @@ impl Connections {
 
     async fn serve_http2(&self, stream: impl IO + 'static, way: &Way, mut shutdown: ShutdownWatch) {
         let _http2 = Counted::new(&self.metrics.connections.http2);
-        let (stream, verdict) = Watched::new(stream);
+        let patience = self.snapshot.load().http.body_timeout;
+        let (stream, verdict) = Watched::new(stream, patience);
         // A stop of the whole, or an end of this one: the client is told by GOAWAY in either case.
         let ending = way.ending();
         let mut serving = std::pin::pin!(self.proxy.process_new(Box::new(stream), &ending));

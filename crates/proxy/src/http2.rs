@@ -4,14 +4,15 @@
 //! bound (PING, SETTINGS, requests abandoned under way), and it tells nobody why it closed a connection. Both can be
 //! seen from nine bytes of each frame (`auth::frames`), so this stands between the socket and the library.
 
+use std::future::Future as _;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use gatepost_auth::frames::{Flood, FrameAllowance, FrameScanner};
+use gatepost_auth::frames::{Flood, FrameAllowance, FrameScanner, Stragglers};
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_core::protocols::{
@@ -19,6 +20,7 @@ use pingora_core::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep_until};
 
 /// A stream whose frames are counted.
 #[derive(Debug)]
@@ -28,6 +30,11 @@ pub(crate) struct Watched<S> {
     incoming: FrameScanner,
     outgoing: FrameScanner,
     allowance: FrameAllowance,
+    stragglers: Stragglers,
+    /// How long a body is waited for that goes on behind its answer.
+    patience: Duration,
+    /// Ends at the stragglers' deadline, or before.
+    alarm: Option<Pin<Box<Sleep>>>,
     /// What the library still gets to see, once there was too much.
     rest: Option<Rest>,
     verdict: Verdict,
@@ -53,7 +60,7 @@ const LAST_WORDS: &[u8] = b"\0\0\0\x01\0\0\0\0\x01\
     \0\0\0\x09\0\0\0\0\x01\0\0\0\x09\0\0\0\0\x01";
 
 impl<S> Watched<S> {
-    pub(crate) fn new(stream: S) -> (Self, Verdict) {
+    pub(crate) fn new(stream: S, patience: Duration) -> (Self, Verdict) {
         let verdict = Verdict::default();
         let watched = Self {
             stream,
@@ -61,6 +68,9 @@ impl<S> Watched<S> {
             incoming: FrameScanner::of_client(),
             outgoing: FrameScanner::of_server(),
             allowance: FrameAllowance::default(),
+            stragglers: Stragglers::default(),
+            patience,
+            alarm: None,
             rest: None,
             verdict: verdict.clone(),
         };
@@ -73,6 +83,7 @@ impl<S> Watched<S> {
         let now = self.since.elapsed();
         let mut left = bytes;
         while let Some(frame) = self.incoming.next(&mut left) {
+            self.stragglers.received(frame, now, self.patience);
             if let Err(flood) = self.allowance.received(frame, now) {
                 // The first reason is the one that counts.
                 let _ = self.verdict.set(flood);
@@ -92,7 +103,9 @@ impl<S> Watched<S> {
         const GOAWAY: u8 = 7;
         const ENHANCE_YOUR_CALM: u8 = 11;
         self.allowance.sent(bytes.len());
+        let now = self.since.elapsed();
         while let Some(frame) = self.outgoing.next(&mut bytes) {
+            self.stragglers.sent(frame, now, self.patience);
             // Its last stream and its reason, four bytes each; the library writes its small frames in one piece.
             if frame.kind == GOAWAY && bytes.get(4..8) == Some(&[0, 0, 0, ENHANCE_YOUR_CALM]) {
                 // What was found here came first.
@@ -100,6 +113,53 @@ impl<S> Watched<S> {
             }
         }
     }
+}
+
+impl<S> Watched<S> {
+    /// Waits for the next straggler to run out of time. The library is told that its client has given it up, which is the
+    /// one way to make it do the same.
+    fn poll_straggler(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<[u8; 13]>> {
+        loop {
+            let Some(deadline) = self.stragglers.deadline() else {
+                return Poll::Pending;
+            };
+            if self.since.elapsed() >= deadline {
+                if !self.incoming.is_between_frames() {
+                    // Nobody can say anything more on this connection.
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                if let Some(stream) = self.stragglers.overdue(deadline) {
+                    return Poll::Ready(Ok(cancel(stream)));
+                }
+            }
+            ready!(self.poll_alarm(deadline, cx));
+        }
+    }
+
+    /// Ends at the deadline, or before.
+    fn poll_alarm(&mut self, deadline: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let by = (self.since + deadline).into();
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(by)));
+        if alarm.deadline() > by || alarm.is_elapsed() {
+            alarm.as_mut().reset(by);
+        }
+        alarm.as_mut().poll(cx)
+    }
+
+    /// A deadline that a write has brought wakes the reader, which waits already.
+    fn set_alarm(&mut self, cx: &mut Context<'_>) {
+        if let Some(deadline) = self.stragglers.deadline()
+            && self.poll_alarm(deadline, cx).is_ready()
+        {
+            cx.waker().wake_by_ref();
+        }
+    }
+}
+
+/// RST_STREAM with CANCEL (RFC 9113 §6.4).
+fn cancel(stream: u32) -> [u8; 13] {
+    let [a, b, c, d] = stream.to_be_bytes();
+    [0, 0, 4, 3, 0, a, b, c, d, 0, 0, 0, 8]
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -113,7 +173,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             return rest.poll_read(&mut this.stream, cx, buf);
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let reading = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if reading.is_pending() {
+            let words = ready!(this.poll_straggler(cx))?;
+            if buf.remaining() < words.len() {
+                // The library reads with room for whole frames.
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            buf.put_slice(&words);
+            return Poll::Ready(Ok(()));
+        }
+        ready!(reading)?;
         let new = buf.filled().get(before..).unwrap_or_default();
         if let Some(length) = this.received(new) {
             buf.set_filled(before + length);
@@ -156,6 +226,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         let this = self.get_mut();
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
         this.sent(buf.get(..written).unwrap_or_default());
+        this.set_alarm(cx);
         Poll::Ready(Ok(written))
     }
 
@@ -172,6 +243,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
             this.sent(buf.get(..here).unwrap_or_default());
             left -= here;
         }
+        this.set_alarm(cx);
         Poll::Ready(Ok(written))
     }
 
