@@ -216,6 +216,105 @@ fn malformed_heads_are_refused() {
     ]);
 }
 
+/// The attack: chunks that one reader takes for good and another does not, or that end in two places, so that what follows is body to one
+/// and a request to the other. Refused whether they come with the head or behind it; what has gone to the upstream by then has no end.
+#[test]
+fn odd_chunks_are_refused() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address).start();
+    let head = with_framing("Transfer-Encoding: chunked\r\n", "");
+    for body in [
+        "5;\r\nhello\r\n0\r\n\r\n",
+        "5 \r\nhello\r\n0\r\n\r\n",
+        "5\t;a\r\nhello\r\n0\r\n\r\n",
+        "5;a\0b\r\nhello\r\n0\r\n\r\n",
+        "5;a\nb\r\nhello\r\n0\r\n\r\n",
+        "5;a\rb\r\nhello\r\n0\r\n\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        "\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\r\n0 \r\n\r\n",
+        "5\r\nhello\r\n0;\r\n\r\n",
+        "5\r\nhello\r\n\r\n\r\n",
+        "5\r\nhello\r\n0\r\nno colon\r\n\r\n",
+        "5\r\nhello\r\n0\r\nX : y\r\n\r\n",
+        "5\r\nhello\r\n0\r\nX: y\0\r\n\r\n",
+        "5\r\nhello\r\n0\n\r\n",
+    ] {
+        let mut connection = gate.connect(STRANGER);
+        connection.write(format!("{head}{body}"));
+        let reply = connection.reply().unwrap();
+        assert_eq!(reply.json()["error"], "bad_body", "{body:?}");
+        assert_eq!(
+            (reply.status, reply.header("connection")),
+            (400, Some("close"))
+        );
+        assert!(connection.closes());
+        assert_eq!(upstream.text(), "", "{body:?}");
+    }
+    let bodies = [
+        "5;\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\r\n0 \r\n\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+    ];
+    for (begun, body) in bodies.into_iter().enumerate() {
+        let mut connection = gate.connect(STRANGER);
+        connection.write(&head);
+        crate::harness::wait_for("the head", || upstream.requests() == begun + 1);
+        connection.write(body);
+        let reply = connection.reply().unwrap();
+        let got = (reply.status, reply.header("connection"));
+        assert_eq!(got, (400, Some("close")), "{body:?}");
+    }
+    let text = upstream.text();
+    assert!(!text.contains("\r\n0\r\n\r\n"), "{text}");
+}
+
+/// The need: what leaves gatepost is framed by gatepost. Sizes in another spelling, extensions and trailers stay here, and the connection
+/// goes on to the next request whether its body has chunks or not.
+#[test]
+fn chunks_are_framed_anew() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address).start();
+    let head = with_framing("Transfer-Encoding: chunked\r\n", "");
+    let mut connection = gate.connect(STRANGER);
+    let bodies = [
+        "5\r\nhello\r\n0\r\n\r\n",
+        "0005;a=\"b;c\"\r\nhello\r\n000;x\r\nX-Http-Auth: root\r\n\r\n",
+        "1\r\nh\r\n4\r\nello\r\n0\r\n\r\n",
+    ];
+    let mut answered = 0;
+    for body in bodies {
+        for apart in [false, true] {
+            if apart {
+                connection.write(&head);
+                crate::harness::wait_for("the head", || upstream.requests() == answered + 1);
+                connection.write(body);
+            } else {
+                connection.write(format!("{head}{body}"));
+            }
+            let reply = connection.reply().unwrap();
+            assert_eq!(reply.status, 200);
+            assert_ne!(reply.header("connection"), Some("close"));
+            answered += 1;
+        }
+        connection.write(crate::harness::inject(&credentials()));
+        assert_eq!(connection.reply().unwrap().status, 200);
+        answered += 1;
+    }
+    let text = upstream.text();
+    assert_eq!(upstream.requests(), 9);
+    assert_eq!(
+        text.matches("\r\n\r\n5\r\nhello\r\n0\r\n\r\n").count(),
+        4,
+        "{text}"
+    );
+    for word in ["\n0005", "b;c", "root", ";x"] {
+        assert!(!text.contains(word), "{word} in {text}");
+    }
+}
+
 /// The attack: a second request sent along with the first. It is neither forwarded unseen nor mixed
 /// into the first; one answer comes, then the connection closes.
 #[test]

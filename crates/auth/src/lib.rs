@@ -14,6 +14,7 @@
 //! 6. [`message_rules`] and [`quota`] say what whoever has a permit may send, where a route asks for it.
 
 pub mod address;
+pub mod chunks;
 pub mod credentials;
 pub mod decision;
 pub mod frames;

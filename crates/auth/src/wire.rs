@@ -229,7 +229,7 @@ fn request_line(line: &[u8]) -> Result<bool, HeadFault> {
 }
 
 /// `tchar` of RFC 9110 §5.6.2.
-fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
             byte,

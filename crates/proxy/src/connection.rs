@@ -13,7 +13,7 @@ use pingora_core::apps::{HttpServerApp as _, ServerApp as _};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::stream::Stream as TcpOrUnix;
 use pingora_core::protocols::tls::TlsStream;
-use pingora_core::protocols::{ALPN, GetSocketDigest as _, IO, SocketDigest, Ssl as _, Stream};
+use pingora_core::protocols::{ALPN, GetSocketDigest as _, SocketDigest, Ssl as _, Stream};
 use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
@@ -21,14 +21,16 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::answer;
+use crate::chunked::{unwatch, watch};
 use crate::crowd::{Crowd, Place};
 use crate::door::Door;
 use crate::head::{HeadTimes, Incoming, Turn, next_head, silent_after};
-use crate::http2::Watched;
+use crate::http2::Watch;
 use crate::metrics::{Counted, Metrics};
 use crate::opening::{Opened, Opening, proxy_header};
 use crate::record::Record;
 use crate::snapshot::Snapshot;
+use crate::tapped::Tapped;
 use crate::tls::ServerTls;
 use crate::way::{Way, carry};
 
@@ -106,7 +108,7 @@ impl Connections {
         let first = self.head(&mut stream, Turn::First, &mut shutdown).await;
         if let Incoming::Http2(preface) = first {
             stream.rewind(&preface);
-            return Box::pin(self.serve_http2(stream, &way, shutdown)).await;
+            return Box::pin(self.serve_http2(Box::new(stream), &way, shutdown)).await;
         }
         Box::pin(self.serve_http1(Box::new(stream), first, arrival, shutdown)).await;
     }
@@ -182,7 +184,7 @@ impl Connections {
     ) {
         let arrival = way.arrival;
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            return self.serve_http2(*stream, way, shutdown).await;
+            return self.serve_http2(stream, way, shutdown).await;
         }
         let first = self
             .head(&mut *stream, Turn::FirstOverTls, &mut shutdown)
@@ -190,10 +192,11 @@ impl Connections {
         self.serve_http1(stream, first, arrival, shutdown).await;
     }
 
-    async fn serve_http2(&self, stream: impl IO + 'static, way: &Way, mut shutdown: ShutdownWatch) {
+    async fn serve_http2(&self, stream: Stream, way: &Way, mut shutdown: ShutdownWatch) {
         let _http2 = Counted::new(&self.metrics.connections.http2);
         let patience = self.snapshot.load().http.body_timeout;
-        let (stream, verdict) = Watched::new(stream, patience);
+        let (tap, verdict) = Watch::new(patience);
+        let stream = Tapped { stream, tap };
         // A stop of the whole, or an end of this one: the client is told by GOAWAY in either case.
         let ending = way.ending();
         let mut serving = std::pin::pin!(self.proxy.process_new(Box::new(stream), &ending));
@@ -223,14 +226,21 @@ impl Connections {
     ) {
         let mut requests = 0_usize;
         loop {
-            let (bytes, last) = match incoming {
-                Incoming::Request { bytes, last } => (bytes, last),
+            let (bytes, last, chunks) = match incoming {
+                Incoming::Request {
+                    bytes,
+                    last,
+                    chunks,
+                } => (bytes, last, chunks),
                 Incoming::Refused(refusal) => {
                     self.record_refusal(arrival, &refusal);
                     return answer::refuse_raw(stream, &refusal).await;
                 }
                 Incoming::Http2(_) | Incoming::Closed => return say_goodbye(stream).await,
             };
+            if let Some(chunks) = chunks {
+                stream = watch(stream, chunks);
+            }
             let mut session = ServerSession::new_http1(stream);
             let http = self.snapshot.load().http;
             session.set_read_timeout(Some(http.body_timeout));
@@ -247,7 +257,10 @@ impl Connections {
             let Some(reused) = self.proxy.process_new_http(session, &shutdown).await else {
                 return;
             };
-            (stream, _) = reused.consume();
+            let Some(inner) = unwatch(reused.consume().0) else {
+                return;
+            };
+            stream = inner;
             incoming = self.head(&mut *stream, Turn::Later, &mut shutdown).await;
         }
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use gatepost_auth::Refusal;
+use gatepost_auth::chunks::ChunkScanner;
 use gatepost_auth::wire::{HeadLimits, HeadScanner};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -36,6 +37,8 @@ pub(crate) enum Incoming {
         /// The client sent more than this request without waiting for its answer. The rest was
         /// dropped; the connection must close after the answer.
         last: bool,
+        /// What is to follow the chunks of a body that is not all there.
+        chunks: Option<ChunkScanner>,
     },
     /// The beginning of an HTTP/2 connection.
     Http2(BytesMut),
@@ -139,13 +142,28 @@ fn may_be_http2(bytes: &[u8]) -> bool {
 /// Requests are answered one at a time. A client that does not wait for its answer has the rest of
 /// what it sent dropped, and is told so by `Connection: close`.
 fn request(mut bytes: BytesMut, end: usize, body_length: Option<u64>) -> Incoming {
-    let whole = body_length
-        .and_then(|length| usize::try_from(length).ok())
+    let mut chunks = None;
+    let length = match body_length {
+        Some(length) => usize::try_from(length).ok(),
+        None => {
+            let mut scanner = ChunkScanner::default();
+            let Ok(length) = scanner.advance(bytes.get(end..).unwrap_or_default()) else {
+                return Incoming::Refused(Refusal::Body);
+            };
+            chunks = length.is_none().then_some(scanner);
+            length
+        }
+    };
+    let whole = length
         .and_then(|length| end.checked_add(length))
         .unwrap_or(usize::MAX);
     let last = bytes.len() > whole;
     bytes.truncate(whole);
-    Incoming::Request { bytes, last }
+    Incoming::Request {
+        bytes,
+        last,
+        chunks,
+    }
 }
 
 #[cfg(test)]
@@ -176,7 +194,7 @@ mod tests {
     }
 
     fn check(pieces: &[&[u8]], expected: &[u8], expected_last: bool) {
-        let Incoming::Request { bytes, last } = read(pieces, Turn::First) else {
+        let Incoming::Request { bytes, last, .. } = read(pieces, Turn::First) else {
             panic!("no request in {pieces:?}");
         };
         assert_eq!((&bytes[..], last), (expected, expected_last));

@@ -4,28 +4,22 @@
 //! bound (PING, SETTINGS, requests abandoned under way), and it tells nobody why it closed a connection. Both can be
 //! seen from nine bytes of each frame (`auth::frames`), so this stands between the socket and the library.
 
-use std::future::Future as _;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use gatepost_auth::frames::{Flood, FrameAllowance, FrameScanner, Stragglers};
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::tls::SslDigest;
-use pingora_core::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl,
-    TimingDigest, UniqueID, UniqueIDType,
-};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use pingora_core::protocols::Stream;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Sleep, sleep_until};
 
-/// A stream whose frames are counted.
+use crate::tapped::Tap;
+
+/// Counts the frames of a connection.
 #[derive(Debug)]
-pub(crate) struct Watched<S> {
-    stream: S,
+pub(crate) struct Watch {
     since: Instant,
     incoming: FrameScanner,
     outgoing: FrameScanner,
@@ -59,11 +53,10 @@ const LAST_WORDS: &[u8] = b"\0\0\0\x01\0\0\0\0\x01\
     \0\0\0\x09\0\0\0\0\x01\0\0\0\x09\0\0\0\0\x01\
     \0\0\0\x09\0\0\0\0\x01\0\0\0\x09\0\0\0\0\x01";
 
-impl<S> Watched<S> {
-    pub(crate) fn new(stream: S, patience: Duration) -> (Self, Verdict) {
+impl Watch {
+    pub(crate) fn new(patience: Duration) -> (Self, Verdict) {
         let verdict = Verdict::default();
-        let watched = Self {
-            stream,
+        let watch = Self {
             since: Instant::now(),
             incoming: FrameScanner::of_client(),
             outgoing: FrameScanner::of_server(),
@@ -74,7 +67,7 @@ impl<S> Watched<S> {
             rest: None,
             verdict: verdict.clone(),
         };
-        (watched, verdict)
+        (watch, verdict)
     }
 
     /// Counts what came. Where it is too much, gives how many of the bytes the library may see: up to the end of the
@@ -115,7 +108,7 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S> Watched<S> {
+impl Watch {
     /// Waits for the next straggler to run out of time. The library is told that its client has given it up, which is the
     /// one way to make it do the same.
     fn poll_straggler(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<[u8; 13]>> {
@@ -162,20 +155,20 @@ fn cancel(stream: u32) -> [u8; 13] {
     [0, 0, 4, 3, 0, a, b, c, d, 0, 0, 0, 8]
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl Tap for Watch {
     fn poll_read(
-        self: Pin<&mut Self>,
+        &mut self,
+        stream: &mut Stream,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if let Some(rest) = &mut this.rest {
-            return rest.poll_read(&mut this.stream, cx, buf);
+        if let Some(rest) = &mut self.rest {
+            return rest.poll_read(stream, cx, buf);
         }
         let before = buf.filled().len();
-        let reading = Pin::new(&mut this.stream).poll_read(cx, buf);
+        let reading = Pin::new(stream).poll_read(cx, buf);
         if reading.is_pending() {
-            let words = ready!(this.poll_straggler(cx))?;
+            let words = ready!(self.poll_straggler(cx))?;
             if buf.remaining() < words.len() {
                 // The library reads with room for whole frames.
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -185,17 +178,22 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         }
         ready!(reading)?;
         let new = buf.filled().get(before..).unwrap_or_default();
-        if let Some(length) = this.received(new) {
+        if let Some(length) = self.received(new) {
             buf.set_filled(before + length);
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn wrote(&mut self, bytes: &[u8], cx: &mut Context<'_>) {
+        self.sent(bytes);
+        self.set_alarm(cx);
     }
 }
 
 impl Rest {
     fn poll_read(
         &mut self,
-        stream: &mut (impl AsyncRead + Unpin),
+        stream: &mut Stream,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
@@ -214,94 +212,5 @@ impl Rest {
         buf.put_slice(words);
         self.words = left;
         Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
-        this.sent(buf.get(..written).unwrap_or_default());
-        this.set_alarm(cx);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))?;
-        let mut left = written;
-        for buf in bufs {
-            let here = left.min(buf.len());
-            this.sent(buf.get(..here).unwrap_or_default());
-            left -= here;
-        }
-        this.set_alarm(cx);
-        Poll::Ready(Ok(written))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-}
-
-// What else the library wants to know of a stream is as it was.
-
-#[async_trait]
-impl<S: IO> Shutdown for Watched<S> {
-    async fn shutdown(&mut self) {
-        Shutdown::shutdown(&mut self.stream).await;
-    }
-}
-
-/// Not asked: the connection was recognised before.
-impl<S> Peek for Watched<S> {}
-
-impl<S: IO> UniqueID for Watched<S> {
-    fn id(&self) -> UniqueIDType {
-        self.stream.id()
-    }
-}
-
-impl<S: IO> Ssl for Watched<S> {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.stream.get_ssl_digest()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.stream.selected_alpn_proto()
-    }
-}
-
-impl<S: IO> GetTimingDigest for Watched<S> {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.stream.get_timing_digest()
-    }
-}
-
-impl<S: IO> GetProxyDigest for Watched<S> {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.stream.get_proxy_digest()
-    }
-}
-
-impl<S: IO> GetSocketDigest for Watched<S> {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.stream.get_socket_digest()
     }
 }

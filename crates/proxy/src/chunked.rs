@@ -1,0 +1,54 @@
+//! The chunks of a body, held against their grammar before the library reads them.
+//!
+//! Only a body that is chunked and has not come whole with its head gets this; all others are read as they come.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use gatepost_auth::chunks::ChunkScanner;
+use pingora_core::protocols::Stream;
+use tokio::io::{AsyncRead as _, ReadBuf};
+
+use crate::tapped::{Tap, Tapped};
+
+/// Looks at chunks.
+#[derive(Debug)]
+struct Chunks(ChunkScanner);
+
+impl Tap for Chunks {
+    fn poll_read(
+        &mut self,
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(stream).poll_read(cx, buf))?;
+        let new = buf.filled().get(before..).unwrap_or_default();
+        let verdict = self.0.advance(new);
+        Poll::Ready(match verdict {
+            // What follows the body is left to whoever looks for the next request.
+            Ok(_) => Ok(()),
+            Err(fault) => {
+                buf.set_filled(before);
+                Err(io::Error::new(io::ErrorKind::InvalidData, fault))
+            }
+        })
+    }
+}
+
+/// Reads on where the head left off.
+pub(crate) fn watch(stream: Stream, chunks: ChunkScanner) -> Stream {
+    let tap = Chunks(chunks);
+    Box::new(Tapped { stream, tap })
+}
+
+/// Takes what [`watch`] put in out again, once the request is over.
+pub(crate) fn unwatch(stream: Stream) -> Option<Stream> {
+    if !(*stream).as_any().is::<Tapped<Chunks>>() {
+        return Some(stream);
+    }
+    let tapped = stream.into_any().downcast::<Tapped<Chunks>>();
+    tapped.ok().map(|it| it.stream)
+}
