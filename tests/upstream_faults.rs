@@ -159,7 +159,7 @@ fn misbehaving(answer: impl Into<Vec<u8>>, then: Then) -> (Raw, Gatepost) {
   - { path: /open, methods: [GET, HEAD], allow: [anyone] }
 ",
         )
-        .with("upstream.response_timeout: 500ms")
+        .with("upstream.response_timeout: 1s")
         .start();
     (upstream, gate)
 }
