@@ -4,7 +4,8 @@
 //! here, so it can be read in one sitting and tested without a server. The steps of one request, in
 //! order:
 //!
-//! 1. [`wire::HeadScanner`] and [`path::Target`] refuse what has two meanings.
+//! 1. [`wire::HeadScanner`], [`chunks::ChunkScanner`] and [`path::Target`] refuse what has two meanings; [`frames`] what is
+//!    no request at all.
 //! 2. [`proxy_header::ProxyHeader`] and [`address::Origin`] say whose request it is.
 //! 3. [`route::Routes::find`] says what it asks for.
 //! 4. [`Credentials::from_headers`] reads what it presents; somebody else asks the policy and brings
