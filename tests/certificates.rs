@@ -1,12 +1,15 @@
 //! What becomes of certificates as time goes on, on connections that are open and for whoever has to renew them.
 
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rcgen::SanType;
+
 use crate::harness::{Gatepost, Recorder, STRANGER, Setup, get, post, run, wait_for, write};
 use crate::tls::{over_tls, reload};
-use crate::tls_client::{Authority, Client, Over, Pair, Says, TlsConnection};
+use crate::tls_client::{Authority, Client, Over, Pair, Says, TlsConnection, serve};
 
 /// `:status: 200` and `:status: 421` as the server writes them (RFC 7541 §6).
 const OK: &[u8] = b"\x88";
@@ -191,6 +194,78 @@ fn plain_and_tls_are_told_apart() {
     gate.wait_log(|line| line["refusal"] == "bad_request" && line["detail"] == words);
     let refused = Client::new(&authority, None).connect(gate.address, b"");
     assert!(refused.is_err());
+}
+
+/// The attack: text for the log from somebody who is not let in. What a client says in its handshake is not repeated, at any level but those
+/// for looking into the insides.
+#[test]
+fn a_handshake_writes_nothing_into_the_log() {
+    let (authority, upstream) = (Authority::new(), Recorder::start());
+    let gate = over_tls(upstream.address, &authority, &authority.server()).start();
+    let mut hello = Client::new(&authority, None).hello("from-the-client.test");
+    // No host is called so.
+    let name = hello.windows(7).position(|it| it == b"nt.test");
+    hello[name.unwrap() + 1] = b'.';
+    let mut connection = gate.connect(STRANGER);
+    connection.write(&hello);
+    // An alert, and the end.
+    assert_eq!(connection.until_closed().first(), Some(&21));
+    gate.wait_log(|line| {
+        let detail = line["detail"].as_str().unwrap_or_default();
+        line["message"] == "no TLS connection" && detail.contains("ServerName")
+    });
+    assert!(!gate.logged().contains("from-the-clie"));
+}
+
+/// An upstream's certificate has to be in force, vouched for, and for the upstream's name or address, whatever is right about it besides.
+#[test]
+fn an_upstream_with_a_bad_certificate_gets_no_request() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let loopback = || SanType::IpAddress(Ipv4Addr::LOCALHOST.into());
+    let sign = |names: Vec<SanType>, over: Over| {
+        authority.sign(Says {
+            common_name: "127.0.0.1",
+            names,
+            over,
+        })
+    };
+    for (what, pair, expected) in [
+        ("good", sign(vec![loopback()], Over::Never), 200),
+        ("over", sign(vec![loopback()], Over::Already), 502),
+        (
+            "another address",
+            sign(
+                vec![SanType::IpAddress(Ipv4Addr::new(127, 0, 0, 2).into())],
+                Over::Never,
+            ),
+            502,
+        ),
+        ("only a common name", sign(Vec::new(), Over::Never), 502),
+        (
+            "the address as a name",
+            sign(
+                vec![SanType::DnsName("127.0.0.1".try_into().unwrap())],
+                Over::Never,
+            ),
+            502,
+        ),
+        ("of somebody else", other.server(), 502),
+    ] {
+        let gate = Setup::before(format!("https://{}", serve(&pair)))
+            .with("upstream.tls: { ca: ca.pem }")
+            .file("ca.pem", &authority.pem)
+            .start();
+        let reply = gate.send(STRANGER, get("/open")).unwrap();
+        assert_eq!(reply.status, expected, "{what}");
+        // Why it is, is nobody's business but the operator's.
+        assert!(!reply.text().contains("certificate"), "{what}");
+        if expected == 502 {
+            gate.wait_log(|line| {
+                let detail = line["detail"].as_str().unwrap_or_default();
+                line["status"] == 502 && detail.to_lowercase().contains("cert")
+            });
+        }
+    }
 }
 
 fn permit(key: &Path, mode: u32) {

@@ -249,6 +249,7 @@ fn a_bad_certificate_at_the_start_is_an_error() {
         let (status, text, _) = gatepost("check");
         assert_eq!(status, Some(1), "{words}");
         assert!(text.contains(file) && text.contains(words), "{text}");
+        assert_eq!(text.matches(words).count(), 1, "{text}");
     };
     for (file, content, words) in bad_files(&authority, &good) {
         let before = std::fs::read_to_string(folder.join(file)).unwrap();

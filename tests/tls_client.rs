@@ -1,10 +1,11 @@
 //! Authorities, certificates and a TLS client for the tests: `curl` speaks as clients do, this one tells more.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
@@ -13,7 +14,9 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+};
 
 use crate::harness::PATIENCE;
 
@@ -189,6 +192,15 @@ impl Client {
         Self(Arc::new(config))
     }
 
+    /// What it begins with towards a server of this name.
+    pub(crate) fn hello(&self, name: &'static str) -> Vec<u8> {
+        let name = ServerName::try_from(name).unwrap();
+        let mut client = ClientConnection::new(self.0.clone(), name).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        hello
+    }
+
     /// Connects, with these bytes before the handshake.
     pub(crate) fn connect(&self, to: SocketAddr, before: &[u8]) -> std::io::Result<TlsConnection> {
         let name = ServerName::try_from("127.0.0.1").unwrap();
@@ -333,6 +345,35 @@ impl std::io::Write for TlsConnection {
     fn flush(&mut self) -> std::io::Result<()> {
         self.0.flush()
     }
+}
+
+/// A server that answers one request on each connection with 200, if it gets that far. Gives its address.
+pub(crate) fn serve(own: &Pair) -> SocketAddr {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.der()], key)
+        .unwrap();
+    let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for tcp in listener.incoming().map_while(Result::ok) {
+            let server = ServerConnection::new(config.clone()).unwrap();
+            thread::spawn(move || {
+                let mut stream = StreamOwned::new(server, tcp);
+                let mut head = [0; 4096];
+                // A client that does not believe it breaks off.
+                if stream.read(&mut head).is_ok() {
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                    let _ = stream.write_all(answer);
+                }
+            });
+        }
+    });
+    address
 }
 
 /// Runs curl and gives its exit status and what it printed. The answer's status stands on the last line, with the HTTP

@@ -69,6 +69,8 @@ fn filter(level: &str) -> Result<Targets, String> {
         .with_target("pingora", level.min(LevelFilter::WARN))
         // Warns of single frames, of which a client may send as many as it likes.
         .with_target("h2", level.min(LevelFilter::ERROR))
+        // Warns of what a client says before it is let in, in the client's own words. That a handshake failed is a line of ours.
+        .with_target("rustls", level.min(LevelFilter::ERROR))
         // Reports as an error that a pooled connection was busy being returned, which harms nothing.
         // What does go wrong with a connection is in the request's own line.
         .with_target("pingora_core::connectors", LevelFilter::OFF))

@@ -74,8 +74,12 @@ pub fn check_certificates(settings: &Settings) -> Certificates {
         if let Ok(pair) = KeyPair::read(certificate, private_key) {
             let end = pair.end();
             let warnings = pem::warnings(certificate, private_key, &end);
-            found.warnings.extend(warnings);
-            found.ends.push(end.line(certificate));
+            // What is a fault already is not said twice.
+            let new = |it: &String| !found.faults.contains(it);
+            found.warnings.extend(warnings.into_iter().filter(new));
+            if end.past().is_none() {
+                found.ends.push(end.line(certificate));
+            }
         }
     }
     found
