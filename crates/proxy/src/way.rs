@@ -26,8 +26,8 @@ pub(crate) struct Way {
     listener: usize,
     /// What came of the handshake, once there was one.
     handshake: OnceLock<Handshake>,
-    /// Ends the connection when its requests are over, where it is an HTTP/2 one over TLS.
-    end: watch::Sender<bool>,
+    /// Ends the connection when its requests are over. There for those of HTTP/2 over TLS; HTTP/1 says `Connection: close`.
+    end: OnceLock<watch::Sender<bool>>,
 }
 
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Way {
             arrival,
             listener,
             handshake: OnceLock::new(),
-            end: watch::channel(false).0,
+            end: OnceLock::new(),
         })
     }
 
@@ -73,12 +73,15 @@ impl Way {
 
     /// The connection takes no more requests.
     pub(crate) fn end(&self) {
-        self.end.send_replace(true);
+        if let Some(end) = self.end.get() {
+            end.send_replace(true);
+        }
     }
 
     /// Whether it takes no more requests.
     pub(crate) fn ending(&self) -> watch::Receiver<bool> {
-        self.end.subscribe()
+        let end = self.end.get_or_init(|| watch::channel(false).0);
+        end.subscribe()
     }
 
     /// The client's certificate, held against what the listener asks for by now.
