@@ -1,7 +1,7 @@
 //! Spans for an OpenTelemetry collector: which requests make them, what they say, and that nobody waits for it.
 
 use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message as _;
+use socket2::{Domain, Socket, Type};
 
 use crate::harness::{Gatepost, Recorder, STRANGER, Setup, basic, message, post, wait_for};
 use crate::tls::reload;
@@ -84,6 +85,16 @@ fn attributes(of: &[KeyValue]) -> Vec<(String, String)> {
         .collect();
     all.sort();
     all
+}
+
+/// An address where nobody listens, nor will while the first part is kept.
+fn down() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket
+        .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+        .unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
 }
 
 fn hex(id: &[u8]) -> String {
@@ -240,9 +251,7 @@ fn what_is_believed_and_the_configuration_decide_what_is_kept() {
 #[test]
 fn refusals_and_failures_say_why() {
     let collector = Collector::start();
-    let down = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = down.local_addr().unwrap();
-    drop(down);
+    let (_taken, address) = down();
     let gate = Setup::before(address)
         .with(&format!(
             "traces: {{ otlp: \"http://{}\", sample: 1.0, service_name: gate-7, identity: true }}",
@@ -336,10 +345,7 @@ fn nobody_waits_for_a_collector() {
     let upstream = Recorder::start();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let asleep = listener.local_addr().unwrap();
-    let down = {
-        let gone = TcpListener::bind("127.0.0.1:0").unwrap();
-        gone.local_addr().unwrap()
-    };
+    let (_taken, down) = down();
     for address in [down, asleep] {
         let mut gate = Setup::before(upstream.address)
             .with(&format!(
@@ -362,7 +368,13 @@ fn nobody_waits_for_a_collector() {
             wait_for("all to be lost", || lost() >= 6000.0);
         }
         let words = "spans are lost: the collector does not take them";
-        gate.wait_log(|line| line["message"] == words);
+        let line = gate.wait_log(|line| line["message"] == words);
+        let why = if address == down {
+            "refused"
+        } else {
+            "timed out"
+        };
+        assert!(line["fault"].as_str().unwrap().contains(why), "{line}");
         assert_eq!(gate.logged().matches(words).count(), 1);
         assert_eq!(gate.metric("gatepost_spans_exported_total"), 0.0);
         let before = Instant::now();

@@ -7,11 +7,13 @@
 mod span;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use opentelemetry::trace::{SpanKind, TraceId};
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
@@ -127,7 +129,8 @@ struct Exporter {
 
 impl Exporter {
     fn start(wanted: &gatepost_config::Traces, metrics: &SpanMetrics) -> Result<Self, String> {
-        let exporter = exporter(wanted)?;
+        let fault = Fault::default();
+        let exporter = exporter(wanted, fault.clone())?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -140,6 +143,7 @@ impl Exporter {
             endpoint: wanted.endpoint.clone(),
             metrics: metrics.clone(),
             well: true,
+            fault,
         };
         let thread = thread::Builder::new().name("traces".to_owned());
         let run = move || {
@@ -171,7 +175,7 @@ impl Exporter {
 }
 
 /// OpenTelemetry's exporter. It takes OTEL_EXPORTER_OTLP_HEADERS from the environment.
-fn exporter(wanted: &gatepost_config::Traces) -> Result<SpanExporter, String> {
+fn exporter(wanted: &gatepost_config::Traces, fault: Fault) -> Result<SpanExporter, String> {
     let client = reqwest::Client::builder()
         .user_agent(concat!("gatepost/", env!("CARGO_PKG_VERSION")))
         .timeout(TIME)
@@ -182,7 +186,7 @@ fn exporter(wanted: &gatepost_config::Traces) -> Result<SpanExporter, String> {
         .map_err(|fault| fault.to_string())?;
     let mut exporter = SpanExporter::builder()
         .with_http()
-        .with_http_client(client)
+        .with_http_client(Client { client, fault })
         .with_endpoint(&wanted.endpoint)
         .with_protocol(Protocol::HttpBinary)
         .with_timeout(TIME)
@@ -196,6 +200,38 @@ fn exporter(wanted: &gatepost_config::Traces) -> Result<SpanExporter, String> {
         ));
     exporter.set_resource(&resource.build());
     Ok(exporter)
+}
+
+/// Why nobody could be reached. The exporter's own errors say only that it was so.
+#[derive(Debug, Clone, Default)]
+struct Fault(Arc<Mutex<Option<String>>>);
+
+impl Fault {
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+struct Client {
+    client: reqwest::Client,
+    fault: Fault,
+}
+
+#[async_trait]
+impl HttpClient for Client {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let sent = self.client.send_bytes(request).await;
+        *self.fault.lock() = sent.as_ref().err().map(|fault| {
+            let (mut said, mut cause) = (fault.to_string(), fault.source());
+            while let Some(fault) = cause {
+                said = format!("{said}: {fault}");
+                cause = fault.source();
+            }
+            said
+        });
+        sent
+    }
 }
 
 /// The system's authorities vouch for the collector. Where it speaks no TLS nobody has to.
@@ -218,6 +254,7 @@ struct Sending {
     endpoint: String,
     metrics: SpanMetrics,
     well: bool,
+    fault: Fault,
 }
 
 impl Sending {
@@ -274,6 +311,7 @@ impl Sending {
                 self.metrics.lost.inc_by(count);
                 if std::mem::replace(&mut self.well, false) {
                     let endpoint = &self.endpoint;
+                    let fault = self.fault.lock().take().unwrap_or(fault.to_string());
                     tracing::warn!(endpoint, %fault, "spans are lost: the collector does not take them");
                 }
             }
