@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Connection, Gatepost, Recorder, Reply, Setup, TRUSTED, get, inject, wait_for,
+    Connection, Gatepost, Recorder, Reply, Setup, TRUSTED, get, inject, post, wait_for,
 };
 use crate::tls::over_tls;
 use crate::tls_client::Authority;
@@ -133,7 +133,114 @@ fn what_was_sent_is_not_sent_again() {
     }
 }
 
-/// Failures open a circuit, an answer of whatever status closes it, and one request finds that out.
+/// One whose pooled connections die with every request: what was sent on them goes once more to the same address, on a connection of its own,
+/// where that can harm nobody, and never to another.
+#[test]
+fn a_dead_connection_is_no_reason_to_go_elsewhere() {
+    // Connections are good for one request.
+    let dying = [(); 2].map(|()| {
+        Recorder::behaving(|stream, seen| {
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na";
+            seen.earlier == 0 && stream.write_all(answer).is_ok()
+        })
+    });
+    let gatepost = Setup::before(list(&dying.each_ref().map(|it| it.address)))
+        .routes("\n  - { path: /x, methods: [GET, POST, PUT], allow: [trusted_hosts] }\n")
+        .start();
+    let seen = || dying.each_ref().map(Recorder::requests);
+    let body = "x".repeat(100);
+    for (request, statuses) in [
+        (get("/x"), [200, 200]),
+        (post("/x", "", &body).replacen("POST", "PUT", 1), [200, 200]),
+        (post("/x", "", &body), [200, 502]),
+    ] {
+        for _ in 0..10 {
+            let before = seen();
+            let reply = gatepost.send(TRUSTED, &request).unwrap();
+            assert!(statuses.contains(&reply.status), "{reply:?}");
+            let after = seen();
+            let [a, b] = [0, 1].map(|it| after[it] - before[it]);
+            assert!(a == 0 || b == 0, "{request}: both saw it");
+            let most = if request.starts_with("POST") { 1 } else { 2 };
+            assert!(
+                (1..=most).contains(&(a + b)),
+                "{request}: seen {} times",
+                a + b
+            );
+        }
+    }
+    let text = gatepost.admin("/metrics").text();
+    let failures = text
+        .lines()
+        .filter(|it| it.starts_with("gatepost_upstream_failures_total") && !it.ends_with(" 0"));
+    assert_eq!(failures.count(), 0, "a connection that is over is no fault");
+}
+
+/// An MTA that hangs is one that fails, also on connections from before it did.
+#[test]
+fn a_hang_counts_on_pooled_connections_too() {
+    let hangs = Recorder::behaving(|stream, seen| {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nh";
+        seen.earlier > 0 || stream.write_all(answer).is_ok()
+    });
+    let other = named("a");
+    let gatepost = Setup::before(list(&[hangs.address, other.address]))
+        .with("upstream.balance: round_robin")
+        .with("upstream.response_timeout: 300ms")
+        .with("upstream.circuit_breaker: { max_failures: 1, open_for: 1h }")
+        .start();
+    let statuses: Vec<u16> = (0..12).map(|_| send(&gatepost).status).collect();
+    assert_eq!(
+        statuses.iter().filter(|it| **it == 504).count(),
+        1,
+        "{statuses:?}"
+    );
+    assert_eq!(shares(&gatepost, 4), [("a".to_owned(), 4)].into());
+}
+
+/// One that says at once that it cannot has always the least to do. It must not get everything.
+#[test]
+fn who_says_that_it_cannot_is_asked_last() {
+    let cannot = Recorder::behaving(|stream, _| {
+        let answer = b"HTTP/1.1 503 No\r\nContent-Length: 1\r\n\r\nx";
+        stream.write_all(answer).is_ok()
+    });
+    let other = named("a");
+    let gatepost = Setup::before(list(&[cannot.address, other.address]))
+        .with("upstream.circuit_breaker: { max_failures: 3, open_for: 1h }")
+        .start();
+    let refused = (0..20).filter(|_| send(&gatepost).status == 503).count();
+    assert_eq!(refused, 3);
+    assert_eq!(shares(&gatepost, 4), [("a".to_owned(), 4)].into());
+}
+
+/// A host that takes no connections (a firewall, a queue that is full) is the upstream's doing, not the client's.
+#[test]
+fn a_connection_that_takes_too_long_is_504() {
+    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    // Nobody accepts; when one has to wait the queue is full, and stays so.
+    let wait = Duration::from_millis(300);
+    let mut waiting = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, wait) {
+        waiting.push(stream);
+    }
+    let gatepost = Setup::before(address)
+        .with("upstream.connect_timeout: 300ms")
+        .start();
+    for request in [inject(""), get("/messages")] {
+        let reply = gatepost.send(TRUSTED, request).unwrap();
+        assert_eq!(
+            (reply.status, reply.json()["error"].as_str()),
+            (504, Some("upstream_timed_out"))
+        );
+    }
+}
+
+/// Failures open a circuit, an answer closes it, and one request finds that out.
 #[test]
 fn a_circuit_is_tried_and_closed_again() {
     let works = Arc::new(AtomicBool::new(false));
@@ -209,7 +316,7 @@ impl Checked {
     }
 }
 
-const CHECK: &str = "upstream.health_check: { path: /well, interval: 50ms, timeout: 200ms, healthy_threshold: 2, unhealthy_threshold: 2 }";
+const CHECK: &str = "upstream.health_check: { path: /well, interval: 200ms, timeout: 200ms, healthy_threshold: 2, unhealthy_threshold: 2 }";
 
 /// An address whose health check fails gets nothing, whether it says so or says nothing; where all do, clients learn it at once.
 #[test]
@@ -368,50 +475,80 @@ fn a_reload_changes_the_addresses() {
 /// A name server for one name.
 struct NameServer {
     address: SocketAddr,
-    answers: Arc<Mutex<Vec<Ipv4Addr>>>,
+    says: Arc<Mutex<Says>>,
     asked: Arc<AtomicUsize>,
 }
 
+#[derive(Clone)]
+enum Says {
+    /// These are its addresses, for a second each.
+    Addresses(Vec<Ipv4Addr>),
+    /// It cannot say which addresses it has, but `::1` if one asks for IPv6.
+    Ipv6AndNoWord,
+    Nothing,
+}
+
 impl NameServer {
-    /// Each record holds for a second. With no addresses it says nothing at all.
     fn start(addresses: &[Ipv4Addr]) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
-        let answers = Arc::new(Mutex::new(addresses.to_vec()));
+        let says = Arc::new(Mutex::new(Says::Addresses(addresses.to_vec())));
         let asked = Arc::new(AtomicUsize::new(0));
-        let (now, count) = (answers.clone(), asked.clone());
+        let (now, count) = (says.clone(), asked.clone());
         thread::spawn(move || {
             let mut query = [0; 512];
             while let Ok((length, from)) = socket.recv_from(&mut query) {
                 count.fetch_add(1, Ordering::Relaxed);
-                let addresses = now.lock().unwrap().clone();
-                if !addresses.is_empty() {
-                    let _ = socket.send_to(&Self::answer(&query[..length], &addresses), from);
+                let says = now.lock().unwrap().clone();
+                if let Some(answer) = says.answer(&query[..length]) {
+                    let _ = socket.send_to(&answer, from);
                 }
             }
         });
         Self {
             address,
-            answers,
+            says,
             asked,
         }
     }
 
-    /// RFC 1035 §4: header, the question as it came, and A records that point to its name.
-    fn answer(query: &[u8], addresses: &[Ipv4Addr]) -> Vec<u8> {
+    fn say(&self, says: Says) {
+        *self.says.lock().unwrap() = says;
+    }
+}
+
+impl Says {
+    /// RFC 1035 §4: header, the question as it came, and records that point to its name.
+    fn answer(&self, query: &[u8]) -> Option<Vec<u8>> {
+        const FAILURE: u8 = 2;
         let name = 12 + query[12..].iter().position(|it| *it == 0).unwrap() + 1;
         let is_a = query[name..name + 2] == [0, 1];
-        let addresses = if is_a { addresses } else { &[] };
+        let (code, kind, addresses): (u8, u8, Vec<Vec<u8>>) = match self {
+            Self::Nothing => return None,
+            Self::Addresses(all) if is_a => {
+                (0, 1, all.iter().map(|it| it.octets().to_vec()).collect())
+            }
+            Self::Addresses(_) => (0, 1, Vec::new()),
+            Self::Ipv6AndNoWord if is_a => (FAILURE, 1, Vec::new()),
+            Self::Ipv6AndNoWord => (0, 28, vec![Ipv6Addr::LOCALHOST.octets().to_vec()]),
+        };
         let mut answer = query[..2].to_vec();
-        answer.extend([0x81, 0x80, 0, 1]);
-        answer.extend(u16::try_from(addresses.len()).unwrap().to_be_bytes());
+        answer.extend([
+            0x81,
+            0x80 | code,
+            0,
+            1,
+            0,
+            u8::try_from(addresses.len()).unwrap(),
+        ]);
         answer.extend([0; 4]);
         answer.extend(&query[12..name + 4]);
         for address in addresses {
-            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
-            answer.extend(address.octets());
+            answer.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 1, 0]);
+            answer.push(u8::try_from(address.len()).unwrap());
+            answer.extend(address);
         }
-        answer
+        Some(answer)
     }
 }
 
@@ -451,17 +588,17 @@ fn a_name_is_asked_for_again() {
         .with(&format!("upstream.nameservers: [\"{}\"]", names.address))
         .start();
     assert_eq!(shares(&gatepost, 4), [("a".to_owned(), 4)].into());
-    *names.answers.lock().unwrap() = vec![first, second];
+    names.say(Says::Addresses(vec![first, second]));
     wait_for("the second one to be asked", || {
         send(&gatepost).text() == "b"
     });
-    *names.answers.lock().unwrap() = vec![second];
+    names.say(Says::Addresses(vec![second]));
     let of_first = format!("gatepost_upstream_up{{address=\"{first}:{port}\"}}");
     wait_for("the first one to be forgotten", || {
         gatepost.metric(&of_first) < 0.5
     });
     assert_eq!(shares(&gatepost, 6), [("b".to_owned(), 6)].into());
-    names.answers.lock().unwrap().clear();
+    names.say(Says::Nothing);
     let asked = names.asked.load(Ordering::Relaxed);
     wait_for("it to be asked in vain", || {
         names.asked.load(Ordering::Relaxed) > asked
@@ -473,8 +610,33 @@ fn a_name_is_asked_for_again() {
     let failed = "gatepost_upstream_resolutions_total{result=\"failure\"}";
     wait_for("that to be counted", || gatepost.metric(failed) > 0.5);
     gatepost.wait_log(|it| it["level"] == "ERROR" && it["host"] == "mta.example");
-    *names.answers.lock().unwrap() = vec![first];
+    names.say(Says::Addresses(vec![first]));
     wait_for("the first one to be back", || send(&gatepost).text() == "a");
+}
+
+/// The attack: one name server that fails for a moment, and another address family (or another domain of the search list) in which somebody
+/// else has the name. Where the MTA is has not changed because somebody cannot say where it is.
+#[test]
+fn a_failing_name_server_sends_nobody_elsewhere() {
+    let upstream = named("a");
+    let port = upstream.address.port();
+    let ip = Ipv4Addr::LOCALHOST;
+    let names = NameServer::start(&[ip]);
+    let gatepost = Setup::before(format!("mta.example:{port}"))
+        .with(&format!("upstream.nameservers: [\"{}\"]", names.address))
+        .start();
+    names.say(Says::Ipv6AndNoWord);
+    let failed = "gatepost_upstream_resolutions_total{result=\"failure\"}";
+    wait_for("it to be asked", || gatepost.metric(failed) > 0.5);
+    assert_eq!(shares(&gatepost, 4), [("a".to_owned(), 4)].into());
+    let text = gatepost.admin("/metrics").text();
+    assert!(
+        text.contains(&format!(
+            "gatepost_upstream_up{{address=\"{ip}:{port}\"}} 1"
+        )),
+        "{text}"
+    );
+    assert!(!text.contains("[::1]"), "{text}");
 }
 
 /// Where names are in `/etc/hosts`, no name server is needed.
@@ -535,7 +697,7 @@ fn checks_go_the_way_of_requests() {
         let mut setup = Setup::before(&address)
             .file("ca.pem", &ca.pem)
             .with(&format!(
-                "upstream.health_check: {{ path: {path}, interval: 50ms, unhealthy_threshold: 1 }}"
+                "upstream.health_check: {{ path: {path}, interval: 500ms, timeout: 500ms, unhealthy_threshold: 1 }}"
             ));
         if address.starts_with("https") {
             setup = setup.with("upstream.tls: { ca: ca.pem }");

@@ -96,6 +96,12 @@ fn health_check(section: &mut Section<'_>) -> Option<HealthCheck> {
     let timeout = section.or("timeout", Duration::from_secs(2), time());
     let healthy_threshold = section.or("healthy_threshold", 2, threshold());
     let unhealthy_threshold = section.or("unhealthy_threshold", 3, threshold());
+    if timeout > interval {
+        section.reader().fault(
+            section.place(),
+            "`upstream.health_check.timeout` is longer than `interval`: an address that hangs would hold up the checks of others",
+        );
+    }
     section.finish();
     Some(HealthCheck {
         path: path?,

@@ -13,12 +13,14 @@ use gatepost_auth::path::Target;
 use gatepost_auth::route::Route;
 use gatepost_auth::wire::{HeadLimits, check_http2};
 use gatepost_auth::{Credentials, Judgement, Mechanism, Origin, Permit, Refusal, Subject};
-use http::Version;
-use http::header::TRANSFER_ENCODING;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{Method, Version};
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::ErrorType::{InternalError, InvalidHTTPHeader, ReadTimedout};
-use pingora_error::{Error, ErrorSource, Result};
+use pingora_error::ErrorType::{
+    ConnectTimedout, InternalError, InvalidHTTPHeader, ReadTimedout, TLSHandshakeTimedout,
+};
+use pingora_error::{Error, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,6 +31,7 @@ use crate::body::{self, Pace};
 use crate::endpoints::{Endpoint, Lease, NoEndpoint};
 use crate::fault::{
     BODY_TOO_LARGE, TOTAL_TIMEOUT, UPSTREAM_BUSY, UPSTREAM_DOWN, classify, in_short,
+    speaks_against_upstream,
 };
 use crate::forward;
 use crate::inspect::Bodies;
@@ -78,6 +81,10 @@ pub(crate) struct Passage {
     lease: Option<Lease>,
     /// Those that no connection could be made to.
     tried: Vec<Arc<Endpoint>>,
+    /// The one that gets it once more, since its pooled connection was dead.
+    again: Option<Arc<Endpoint>>,
+    /// Whether that has happened.
+    is_second: bool,
     /// When the upstream has to be done with it.
     deadline: Option<Instant>,
     /// Its share of the memory for bodies.
@@ -263,6 +270,8 @@ impl ProxyHttp for Door {
             answer: Vec::new(),
             lease: None,
             tried: Vec::new(),
+            again: None,
+            is_second: false,
             deadline: None,
             room: None,
             body_begun: false,
@@ -318,7 +327,11 @@ impl ProxyHttp for Door {
         let upstream = &passage.snapshot.upstream;
         // The one from before, if this is another try, has nothing to do with it any more.
         passage.lease = None;
-        let lease = upstream.lease(permit, &passage.tried).map_err(|none| {
+        let lease = match passage.again.take() {
+            Some(endpoint) => upstream.lease_again(permit, &endpoint),
+            None => upstream.lease(permit, &passage.tried),
+        };
+        let lease = lease.map_err(|none| {
             let why = match none {
                 NoEndpoint::Down => UPSTREAM_DOWN,
                 NoEndpoint::Busy => UPSTREAM_BUSY,
@@ -346,10 +359,14 @@ impl ProxyHttp for Door {
         let Some(lease) = passage.lease.take() else {
             return e;
         };
-        lease.failed(Instant::now(), in_short(&e));
+        let is_late = passage.is_late();
+        if !is_late && speaks_against_upstream(&e, true) {
+            lease.failed(Instant::now(), in_short(&e));
+        }
         passage.tried.push(lease.endpoint().clone());
         let has_other = passage.snapshot.upstream.has_other(&passage.tried);
-        e.set_retry(has_other && !passage.is_late());
+        // Where a pooled connection had been given the head, nobody else gets it.
+        e.set_retry(has_other && !is_late && !passage.handed_over);
         e.more_context(format!("upstream {}", lease.endpoint().name))
     }
 
@@ -412,7 +429,7 @@ impl ProxyHttp for Door {
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         passage: &mut Passage,
     ) -> Result<()> {
@@ -425,7 +442,10 @@ impl ProxyHttp for Door {
             passage.record.upstream_answered();
             passage.upstream_status = Some(response.status.as_u16());
             if let Some(lease) = &passage.lease {
-                lease.answered();
+                lease.answered(response.status);
+            }
+            if is_whole(&session.req_header().method, response) {
+                passage.lease = None;
             }
         }
         forward::pass_back(response)
@@ -476,12 +496,13 @@ impl ProxyHttp for Door {
         passage: &mut Passage,
         client_reused: bool,
     ) -> Box<Error> {
-        // A pooled connection that was closed meanwhile, or a client that was too slow, says nothing about the address.
+        // A pooled connection that was closed meanwhile says nothing about the address.
+        let is_stale = client_reused && e.retry == RetryType::ReusedOnly;
+        let body_is_done = session.is_body_done();
         if let Some(lease) = &passage.lease
             && passage.upstream_status.is_none()
-            && !client_reused
-            && *e.esource() == ErrorSource::Upstream
-            && session.is_body_done()
+            && !is_stale
+            && speaks_against_upstream(&e, body_is_done)
         {
             lease.failed(Instant::now(), in_short(&e));
         }
@@ -489,10 +510,11 @@ impl ProxyHttp for Door {
         let harmless = !passage.body_begun
             || (session.req_header().method.is_idempotent()
                 && !session.as_ref().retry_buffer_truncated());
-        if harmless {
-            e.retry.decide_reuse(client_reused);
-        } else {
-            e.set_retry(false);
+        let once_more = harmless && is_stale && !passage.is_second;
+        e.set_retry(once_more);
+        if once_more {
+            passage.is_second = true;
+            passage.again = passage.lease.as_ref().map(|it| it.endpoint().clone());
         }
         e
     }
@@ -503,8 +525,11 @@ impl ProxyHttp for Door {
         e: &Error,
         passage: &mut Passage,
     ) -> FailToProxy {
+        // What comes now is between gatepost and the client.
+        passage.lease = None;
         let mut refusal = classify(e);
-        if matches!(refusal, Refusal::UpstreamTimedOut) && !session.is_body_done() {
+        let connecting = matches!(e.etype(), ConnectTimedout | TLSHandshakeTimedout);
+        if matches!(refusal, Refusal::UpstreamTimedOut) && !connecting && !session.is_body_done() {
             // The upstream waits for the rest of the body, as gatepost does.
             refusal = Refusal::BodyTimedOut;
         }
@@ -578,6 +603,14 @@ impl Passage {
         }
         Ok(())
     }
+}
+
+/// Whether nothing follows the head (RFC 9112 §6.3).
+fn is_whole(method: &Method, response: &ResponseHeader) -> bool {
+    let length = response.headers.get(CONTENT_LENGTH);
+    method == Method::HEAD
+        || matches!(response.status.as_u16(), 204 | 304)
+        || length.is_some_and(|it| it == "0")
 }
 
 /// How much of the MTA's answer is kept to find `fail_count` in, in bytes. It lists failed recipients.

@@ -4,17 +4,17 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use gatepost_config::{Balance, Balancing, CircuitBreaker, UpstreamAddress};
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 
-use crate::health::{Change, Health};
+use crate::health::{Change, Health, State};
 use crate::names::{self, Answer};
 use crate::server::StartError;
 use crate::upstream_tls::UpstreamTls;
@@ -44,6 +44,9 @@ pub(crate) struct Endpoint {
     /// For the clients of HTTP/1.0 that name no host; HTTP/1.1 wants one (RFC 9112 §3.2).
     pub(crate) host: HeaderValue,
     pub(crate) health: Arc<Health>,
+    breaker: Option<CircuitBreaker>,
+    /// Whether anybody looks after its health; otherwise nobody could say that it is up again.
+    is_checked: bool,
 }
 
 /// What connections to every address have in common.
@@ -58,17 +61,63 @@ pub(crate) struct Manner {
 pub(crate) struct Endpoints {
     list: ArcSwap<Vec<Arc<Endpoint>>>,
     /// What that is made of. Whoever changes one holds this.
-    resolved: Mutex<Vec<Resolved>>,
+    made_of: Mutex<MadeOf>,
     manner: Manner,
     pub(crate) balancing: Balancing,
     /// Where the search for the next one begins.
     turn: AtomicUsize,
+    /// Counts connections that are not to be reused ones.
+    fresh: AtomicU64,
+}
+
+#[derive(Clone)]
+struct MadeOf {
+    resolved: Vec<Resolved>,
+    remembered: Remembered,
+}
+
+/// The health of addresses, also of those that a name does not stand for just now: some name servers name a few of many, in turn.
+#[derive(Clone, Default)]
+struct Remembered(Vec<(UpstreamTarget, Arc<Health>, Instant)>);
+
+impl Remembered {
+    /// How many that are not there any more are remembered, and for how long.
+    const MOST: usize = 256;
+    const TIME: Duration = Duration::from_secs(600);
+
+    fn health(&mut self, target: &UpstreamTarget, now: Instant) -> Arc<Health> {
+        if let Some((_, health, seen)) = self.0.iter_mut().find(|it| it.0 == *target) {
+            *seen = now;
+            return health.clone();
+        }
+        let health = Arc::new(Health::new(now));
+        self.0.push((target.clone(), health.clone(), now));
+        health
+    }
+
+    /// Those that were seen now stay; of the others the ones that were seen last.
+    fn forget(&mut self, now: Instant) {
+        self.0.sort_by_key(|it| std::cmp::Reverse(it.2));
+        let mut gone = 0;
+        self.0.retain(|(_, _, seen)| {
+            gone += usize::from(*seen != now);
+            gone <= Self::MOST && now.saturating_duration_since(*seen) < Self::TIME
+        });
+    }
 }
 
 /// An address that works on a request, for as long as this lives.
 pub(crate) struct Lease {
     endpoint: Arc<Endpoint>,
-    breaker: Option<CircuitBreaker>,
+    reuse: Reuse,
+}
+
+/// Whether a connection may be one that was used before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reuse {
+    Allowed,
+    /// Holds a number that no other has.
+    Never(u64),
 }
 
 /// Why no address gets a request.
@@ -90,18 +139,19 @@ impl Endpoints {
         balancing: Balancing,
         running: Option<&Self>,
     ) -> Result<Self, StartError> {
-        let known = running.map(Self::list);
-        let known = known.as_deref().map_or(&[][..], Vec::as_slice);
-        let list = build(&resolved, &manner, known)?;
-        if balancing.health_check.is_none() {
-            list.iter().for_each(|it| it.health.unchecked());
-        }
+        let remembered = running.map(|it| it.made_of().remembered.clone());
+        let mut made_of = MadeOf {
+            resolved,
+            remembered: remembered.unwrap_or_default(),
+        };
+        let list = build(&mut made_of, &manner, &balancing)?;
         Ok(Self {
             list: ArcSwap::from_pointee(list),
-            resolved: Mutex::new(resolved),
+            made_of: Mutex::new(made_of),
             manner,
             balancing,
             turn: AtomicUsize::new(0),
+            fresh: AtomicU64::new(0),
         })
     }
 
@@ -111,8 +161,8 @@ impl Endpoints {
 
     /// The names among the configured addresses, with what they stand for.
     pub(crate) fn names(&self) -> Vec<Resolved> {
-        let resolved = self.resolved();
-        let names = resolved.iter();
+        let made_of = self.made_of();
+        let names = made_of.resolved.iter();
         let names = names.filter(|it| host_to_resolve(&it.configured).is_some());
         names.cloned().collect()
     }
@@ -123,59 +173,88 @@ impl Endpoints {
     ///
     /// Where an address cannot be used at all; then nothing changes.
     pub(crate) fn renamed(&self, new: Resolved) -> Result<bool, StartError> {
-        let mut resolved = self.resolved();
-        let mut all = resolved.clone();
-        let old = all.iter_mut().find(|it| it.configured == new.configured);
+        let mut made_of = self.made_of();
+        let mut all = made_of.clone();
+        let mut resolved = all.resolved.iter_mut();
+        let old = resolved.find(|it| it.configured == new.configured);
         let Some(old) = old.filter(|it| it.targets != new.targets) else {
             return Ok(false);
         };
         *old = new;
-        let list = build(&all, &self.manner, &self.list())?;
+        let list = build(&mut all, &self.manner, &self.balancing)?;
         self.list.store(Arc::new(list));
-        *resolved = all;
+        *made_of = all;
         Ok(true)
     }
 
-    fn resolved(&self) -> MutexGuard<'_, Vec<Resolved>> {
-        self.resolved.lock().unwrap_or_else(PoisonError::into_inner)
+    fn made_of(&self) -> MutexGuard<'_, MadeOf> {
+        self.made_of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The address for a request that was tried at these.
+    ///
+    /// # Errors
+    ///
+    /// Where none may be asked.
     pub(crate) fn choose(
         &self,
         tried: &[Arc<Endpoint>],
         now: Instant,
     ) -> Result<Lease, NoEndpoint> {
         let list = self.list.load();
-        let able = |it: &&Arc<Endpoint>| !it.health.is_down() && !it.is_one_of(tried);
-        let breaker = self.balancing.circuit_breaker;
-        let turn = self.turn.fetch_add(1, Relaxed) % list.len().max(1);
-        let (before, after) = list.split_at_checked(turn).unwrap_or((&[], &list));
-        let in_turn = || after.iter().chain(before).filter(able);
-        let mut due = in_turn().filter(|it| it.health.begin_trial(now, breaker));
-        if let Some(lease) = due.find_map(|it| self.lease(it)) {
-            return Ok(lease);
+        // Another try is of the same turn: it would come back to the same address at every request otherwise.
+        let turn = if tried.is_empty() {
+            self.turn.fetch_add(1, Relaxed)
+        } else {
+            self.turn.load(Relaxed)
+        };
+        let able = || list.iter().filter(|it| it.may_be_asked(tried));
+        for endpoint in able().filter(|it| it.health.is_trial_due(now)) {
+            if let (Some(breaker), Some(lease)) = (endpoint.breaker, self.lease(endpoint))
+                && endpoint.health.begin_trial(now, breaker)
+            {
+                return Ok(lease);
+            }
         }
-        let closed = || in_turn().filter(|it| it.health.is_circuit_closed());
-        self.pick(closed)
-            .or_else(|| self.pick(in_turn))
-            .ok_or_else(|| match in_turn().next() {
-                Some(_) => NoEndpoint::Busy,
-                None => NoEndpoint::Down,
-            })
+        let closed = || able().filter(|it| it.is_circuit_closed());
+        if closed().next().is_some() {
+            return self.pick(closed, turn).ok_or(NoEndpoint::Busy);
+        }
+        let none = || match able().next() {
+            Some(_) => NoEndpoint::Busy,
+            None => NoEndpoint::Down,
+        };
+        self.pick(able, turn).ok_or_else(none)
+    }
+
+    /// The same address once more and on a new connection, for a request whose pooled one turned out to be dead.
+    ///
+    /// # Errors
+    ///
+    /// Where it may not be asked any more.
+    pub(crate) fn again(&self, endpoint: &Arc<Endpoint>) -> Result<Lease, NoEndpoint> {
+        if endpoint.is_down() {
+            return Err(NoEndpoint::Down);
+        }
+        let mut lease = self.lease(endpoint).ok_or(NoEndpoint::Busy)?;
+        lease.reuse = Reuse::Never(self.fresh.fetch_add(1, Relaxed));
+        Ok(lease)
     }
 
     /// Whether there is another address than these to try.
     pub(crate) fn has_other(&self, tried: &[Arc<Endpoint>]) -> bool {
-        let list = self.list.load();
-        list.iter()
-            .any(|it| !it.health.is_down() && !it.is_one_of(tried))
+        self.list.load().iter().any(|it| it.may_be_asked(tried))
     }
 
-    fn pick<'a, I>(&self, in_turn: impl Fn() -> I) -> Option<Lease>
+    /// Of these the one whose turn it is. The turn is taken among them alone, so that those that are left out leave no gap that falls
+    /// to their neighbour.
+    fn pick<'a, I>(&self, all: impl Fn() -> I, turn: usize) -> Option<Lease>
     where
         I: Iterator<Item = &'a Arc<Endpoint>>,
     {
+        let count = all().count();
+        let first = turn.checked_rem(count)?;
+        let in_turn = || all().skip(first).chain(all().take(first));
         let best = match self.balancing.balance {
             Balance::RoundRobin => in_turn().next(),
             // Of equals the first, so one after the other.
@@ -190,14 +269,13 @@ impl Endpoints {
 
     fn lease(&self, endpoint: &Arc<Endpoint>) -> Option<Lease> {
         let most = self.balancing.max_connections.unwrap_or(usize::MAX);
-        if endpoint.health.in_flight.fetch_add(1, Relaxed) >= most {
-            endpoint.health.in_flight.fetch_sub(1, Relaxed);
-            return None;
-        }
+        let one_more = |count: usize| (count < most).then_some(count + 1);
+        let in_flight = &endpoint.health.in_flight;
+        in_flight.fetch_update(Relaxed, Relaxed, one_more).ok()?;
         endpoint.health.requests.fetch_add(1, Relaxed);
         Some(Lease {
             endpoint: endpoint.clone(),
-            breaker: self.balancing.circuit_breaker,
+            reuse: Reuse::Allowed,
         })
     }
 }
@@ -209,8 +287,32 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
-    fn is_one_of(self: &Arc<Self>, others: &[Arc<Self>]) -> bool {
-        others.iter().any(|it| Arc::ptr_eq(it, self))
+    /// Whether a request may go there that was tried at these.
+    fn may_be_asked(&self, tried: &[Arc<Self>]) -> bool {
+        // It is the same address also where it has been resolved anew meanwhile.
+        let same = |it: &Arc<Self>| Arc::ptr_eq(&it.health, &self.health);
+        !self.is_down() && !tried.iter().any(same)
+    }
+
+    fn is_down(&self) -> bool {
+        self.is_checked && self.health.is_down()
+    }
+
+    fn is_circuit_closed(&self) -> bool {
+        self.breaker.is_none() || self.health.is_circuit_closed()
+    }
+
+    /// How it fares.
+    pub(crate) fn state(&self) -> State {
+        if self.is_down() {
+            State::Down
+        } else if !self.is_circuit_closed() {
+            State::CircuitOpen
+        } else if self.health.has_failed_last() {
+            State::Failing
+        } else {
+            State::Up
+        }
     }
 
     /// For a connection that carries no request of a client.
@@ -226,6 +328,11 @@ impl Lease {
     /// For a connection, of which the next bytes have to come within the configured time, and within this one.
     pub(crate) fn peer(&self, most: Option<Duration>) -> Box<HttpPeer> {
         let mut peer = Box::new(self.endpoint.peer.clone());
+        if let Reuse::Never(number) = self.reuse {
+            // No pool has connections of this key, and whoever asks for it once more has another number.
+            peer.group_key = peer.group_key.wrapping_add(number).wrapping_add(1);
+            peer.options.idle_timeout = Some(Duration::from_millis(1));
+        }
         if let Some(most) = most {
             let shorter = |time: Option<Duration>| time.map(|it| it.min(most));
             let options = &mut peer.options;
@@ -240,14 +347,23 @@ impl Lease {
         &self.endpoint
     }
 
-    /// The address answered, whatever it answered.
-    pub(crate) fn answered(&self) {
-        self.endpoint.tell(self.endpoint.health.answered());
+    /// The address answered with this status.
+    pub(crate) fn answered(&self, status: StatusCode) {
+        // What says that it cannot, quickly, would otherwise seem to be the one with the least to do.
+        let cannot = matches!(status.as_u16(), 502..=504);
+        if cannot {
+            self.failed(Instant::now(), format!("it answered {status}"));
+        } else {
+            self.endpoint.tell(self.endpoint.health.answered());
+        }
     }
 
     /// The address failed.
     pub(crate) fn failed(&self, now: Instant, fault: String) {
-        let change = self.endpoint.health.failed(now, self.breaker, fault);
+        let change = self
+            .endpoint
+            .health
+            .failed(now, self.endpoint.breaker, fault);
         self.endpoint.tell(change);
     }
 }
@@ -350,7 +466,7 @@ fn lookup(
     port: u16,
     upstream: &gatepost_config::Upstream,
 ) -> Result<Answer, StartError> {
-    let fault = |fault| StartError::Resolve {
+    let fault = |fault: String| StartError::Resolve {
         host: host.to_owned(),
         port,
         fault,
@@ -361,15 +477,20 @@ fn lookup(
         .map_err(|error| fault(error.to_string()))?;
     runtime
         .block_on(names::lookup(host, &upstream.balancing.nameservers))
-        .map_err(fault)
+        .map_err(|error| fault(error.to_string()))
 }
 
 /// Addresses that were known keep their health. Two names for one address are one address.
 fn build(
-    resolved: &[Resolved],
+    made_of: &mut MadeOf,
     manner: &Manner,
-    known: &[Arc<Endpoint>],
+    balancing: &Balancing,
 ) -> Result<Vec<Arc<Endpoint>>, StartError> {
+    let now = Instant::now();
+    let MadeOf {
+        resolved,
+        remembered,
+    } = made_of;
     let mut list: Vec<Arc<Endpoint>> = Vec::new();
     for Resolved {
         configured,
@@ -380,20 +501,18 @@ fn build(
             if list.iter().any(|it| it.target == *target) {
                 continue;
             }
-            let known = known.iter().find(|it| it.target == *target);
-            let health = known.map_or_else(
-                || Arc::new(Health::new(Instant::now())),
-                |it| it.health.clone(),
-            );
             list.push(Arc::new(Endpoint {
                 name: name(target).into(),
                 target: target.clone(),
                 peer: manner.peer(configured, target)?,
                 host: host(target)?,
-                health,
+                health: remembered.health(target, now),
+                breaker: balancing.circuit_breaker,
+                is_checked: balancing.health_check.is_some(),
             }));
         }
     }
+    remembered.forget(now);
     Ok(list)
 }
 
@@ -444,5 +563,232 @@ impl Manner {
         // client cannot make anybody drop what gatepost sets.
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
         Ok(peer)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use gatepost_config::HealthCheck;
+    use std::collections::BTreeMap;
+
+    /// The address 127.0.0.1 with this port.
+    pub(crate) fn tcp(port: u16) -> Resolved {
+        let ip = IpAddr::from([127, 0, 0, 1]);
+        Resolved {
+            configured: UpstreamAddress::Tcp {
+                host: ip.to_string(),
+                port,
+            },
+            targets: vec![UpstreamTarget::Tcp((ip, port).into())],
+        }
+    }
+
+    pub(crate) fn endpoints(
+        resolved: Vec<Resolved>,
+        change: impl FnOnce(&mut Balancing),
+    ) -> Endpoints {
+        after(None, resolved, change)
+    }
+
+    fn after(
+        running: Option<&Endpoints>,
+        resolved: Vec<Resolved>,
+        change: impl FnOnce(&mut Balancing),
+    ) -> Endpoints {
+        let second = Duration::from_secs(1);
+        let manner = Manner {
+            connect_timeout: second,
+            response_timeout: second,
+            idle_timeout: second,
+            tls: None,
+        };
+        let mut balancing = Balancing {
+            balance: Balance::RoundRobin,
+            nameservers: Vec::new(),
+            max_connections: None,
+            circuit_breaker: Some(CircuitBreaker {
+                max_failures: 1,
+                open_for: Duration::from_secs(3600),
+            }),
+            health_check: None,
+        };
+        change(&mut balancing);
+        Endpoints::new(resolved, manner, balancing, running).unwrap()
+    }
+
+    fn port(lease: &Lease) -> u16 {
+        match &lease.endpoint.target {
+            UpstreamTarget::Tcp(address) => address.port(),
+            UpstreamTarget::Unix(_) => 0,
+        }
+    }
+
+    fn shares(endpoints: &Endpoints, requests: usize) -> BTreeMap<u16, usize> {
+        let mut shares = BTreeMap::new();
+        for _ in 0..requests {
+            let lease = endpoints.choose(&[], Instant::now()).unwrap();
+            *shares.entry(port(&lease)).or_default() += 1;
+        }
+        shares
+    }
+
+    /// The circuit of one of them opens.
+    fn fail(endpoints: &Endpoints, port: u16) {
+        let list = endpoints.list();
+        let endpoint = list.iter().find(|it| it.target == tcp(port).targets[0]);
+        let lease = endpoints.lease(endpoint.unwrap()).unwrap();
+        lease.failed(Instant::now(), "no".to_owned());
+    }
+
+    fn all(ports: std::ops::RangeInclusive<u16>) -> Vec<Resolved> {
+        ports.map(tcp).collect()
+    }
+
+    #[test]
+    fn those_that_are_out_leave_no_gap() {
+        for balance in [Balance::RoundRobin, Balance::LeastConnections] {
+            let endpoints = endpoints(all(1..=4), |it| it.balance = balance);
+            assert_eq!(shares(&endpoints, 40), (1..=4).map(|it| (it, 10)).collect());
+            fail(&endpoints, 2);
+            assert_eq!(shares(&endpoints, 30), [1, 3, 4].map(|it| (it, 10)).into());
+            fail(&endpoints, 3);
+            assert_eq!(shares(&endpoints, 30), [1, 4].map(|it| (it, 15)).into());
+        }
+    }
+
+    /// Another try does not take the next one's turn, or a dead address would come first at every request.
+    #[test]
+    fn another_try_is_of_the_same_turn() {
+        let endpoints = endpoints(all(1..=2), |it| it.circuit_breaker = None);
+        let mut first = BTreeMap::<u16, usize>::new();
+        for _ in 0..20 {
+            let now = Instant::now();
+            let lease = endpoints.choose(&[], now).unwrap();
+            *first.entry(port(&lease)).or_default() += 1;
+            if port(&lease) == 1 {
+                let tried = [lease.endpoint.clone()];
+                assert_eq!(port(&endpoints.choose(&tried, now).unwrap()), 2);
+            }
+        }
+        assert_eq!(first, [(1, 10), (2, 10)].into());
+    }
+
+    /// One that is only full is better waited for than one that is broken.
+    #[test]
+    fn a_full_address_is_no_reason_to_ask_a_broken_one() {
+        let endpoints = endpoints(all(1..=2), |it| it.max_connections = Some(1));
+        let now = Instant::now();
+        fail(&endpoints, 2);
+        let busy = endpoints.choose(&[], now).unwrap();
+        assert_eq!(port(&busy), 1);
+        assert_eq!(endpoints.choose(&[], now).err(), Some(NoEndpoint::Busy));
+        fail_all(&endpoints, busy);
+        assert!(endpoints.choose(&[], now).is_ok(), "nobody else is left");
+    }
+
+    fn fail_all(endpoints: &Endpoints, lease: Lease) {
+        lease.failed(Instant::now(), "no".to_owned());
+        drop(lease);
+        assert!(endpoints.list().iter().all(|it| !it.is_circuit_closed()));
+    }
+
+    fn check() -> HealthCheck {
+        HealthCheck {
+            path: "/".to_owned(),
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            healthy_threshold: 1,
+            unhealthy_threshold: 1,
+        }
+    }
+
+    /// What is taken out of the configuration has no effect any more, whatever it found out before, and while it went on.
+    #[test]
+    fn a_reload_ends_checks_and_circuits() {
+        let running = endpoints(all(1..=2), |it| it.health_check = Some(check()));
+        fail(&running, 1);
+        let list = running.list();
+        list[1].health.checked(&check(), Err("no".to_owned()));
+        let now = Instant::now();
+        assert_eq!(
+            list.iter().map(|it| it.state()).collect::<Vec<_>>(),
+            [State::CircuitOpen, State::Down]
+        );
+        let next = after(Some(&running), all(1..=2), |it| it.circuit_breaker = None);
+        // The check that was under way comes to its end.
+        list[1].health.checked(&check(), Err("no".to_owned()));
+        assert_eq!(shares(&next, 10), [(1, 5), (2, 5)].into());
+        assert!(next.has_other(&[list[0].clone()]));
+        assert!(!next.has_other(&list[..]));
+        let back = after(Some(&next), all(1..=2), |it| {
+            it.health_check = Some(check())
+        });
+        assert_eq!(
+            shares(&back, 10),
+            [(1, 10)].into(),
+            "it is known to be down"
+        );
+        assert!(back.choose(&[list[0].clone()], now).is_err());
+    }
+
+    /// Name servers that name a few of many in turn do not make a sick one healthy.
+    #[test]
+    fn health_is_remembered_while_an_address_is_not_named() {
+        let named = |ports: &[u16]| Resolved {
+            configured: UpstreamAddress::Tcp {
+                host: "mta.test".to_owned(),
+                port: 1,
+            },
+            targets: ports.iter().map(|it| tcp(*it).targets[0].clone()).collect(),
+        };
+        let endpoints = endpoints(vec![named(&[1, 2])], |_| {});
+        fail(&endpoints, 2);
+        assert!(endpoints.renamed(named(&[1, 3])).unwrap());
+        assert!(!endpoints.renamed(named(&[1, 3])).unwrap());
+        assert!(endpoints.renamed(named(&[1, 2])).unwrap());
+        assert_eq!(shares(&endpoints, 10), [(1, 10)].into());
+        for port in 1000..2000 {
+            endpoints.renamed(named(&[port])).unwrap();
+        }
+        assert!(endpoints.made_of().remembered.0.len() <= 1 + Remembered::MOST);
+        assert!(endpoints.renamed(named(&[])).unwrap());
+        assert_eq!(
+            endpoints.choose(&[], Instant::now()).err(),
+            Some(NoEndpoint::Down)
+        );
+    }
+
+    #[test]
+    fn no_more_than_there_may_be() {
+        let endpoints = endpoints(all(1..=2), |it| it.max_connections = Some(2));
+        let now = Instant::now();
+        let mut leases: Vec<_> = (0..4)
+            .map(|_| endpoints.choose(&[], now).unwrap())
+            .collect();
+        assert_eq!(endpoints.choose(&[], now).err(), Some(NoEndpoint::Busy));
+        leases.pop();
+        assert!(endpoints.choose(&[], now).is_ok());
+        drop(leases);
+        let idle = |it: &Arc<Endpoint>| it.health.in_flight.load(Relaxed) == 0;
+        assert!(endpoints.list().iter().all(idle));
+    }
+
+    /// A connection that is not to be a reused one is none that any other request could find.
+    #[test]
+    fn a_second_try_has_a_connection_of_its_own() {
+        use pingora_core::upstreams::peer::Peer as _;
+        let endpoints = endpoints(all(1..=1), |_| {});
+        let first = endpoints.choose(&[], Instant::now()).unwrap();
+        let usual = first.peer(None).reuse_hash();
+        let again = || {
+            endpoints
+                .again(&first.endpoint)
+                .unwrap()
+                .peer(None)
+                .reuse_hash()
+        };
+        let (one, other) = (again(), again());
+        assert!(one != usual && other != usual && one != other);
     }
 }

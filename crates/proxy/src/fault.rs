@@ -5,9 +5,10 @@ use std::fmt::{self, Write as _};
 use gatepost_auth::Refusal;
 use gatepost_auth::wire::HeadFault;
 use pingora_error::ErrorType::{
-    self, ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, ConnectionClosed, Custom,
-    H1Error, HandshakeError, InvalidCert, InvalidHTTPHeader, ReadError, ReadTimedout, SocketError,
-    TLSHandshakeFailure, TLSHandshakeTimedout, WriteError, WriteTimedout,
+    self, BindError, ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout,
+    ConnectionClosed, Custom, H1Error, HandshakeError, InvalidCert, InvalidHTTPHeader, ReadError,
+    ReadTimedout, SocketError, TLSHandshakeFailure, TLSHandshakeTimedout, WriteError,
+    WriteTimedout,
 };
 use pingora_error::{Error, ErrorSource};
 
@@ -44,6 +45,13 @@ pub(crate) fn classify(e: &Error) -> Refusal {
         ErrorSource::Downstream => Refusal::Body,
         ErrorSource::Internal | ErrorSource::Unset => Refusal::Internal,
     }
+}
+
+/// Whether it says something about the upstream's address: that nobody can work with it. Not the end of gatepost's own time or sockets, nor a
+/// client that is slower than the upstream waits for.
+pub(crate) fn speaks_against_upstream(e: &Error, body_is_done: bool) -> bool {
+    let ours = [SocketError, BindError, TOTAL_TIMEOUT].contains(e.etype());
+    *e.esource() == ErrorSource::Upstream && !ours && body_is_done
 }
 
 /// What the upstream did, as far as it can be told.

@@ -36,6 +36,19 @@ impl Upstream {
         }
     }
 
+    /// The same address once more.
+    ///
+    /// # Errors
+    ///
+    /// Where it may not be asked any more.
+    pub(crate) fn lease_again(
+        &self,
+        _proof: &Permit,
+        endpoint: &Arc<Endpoint>,
+    ) -> Result<Lease, NoEndpoint> {
+        self.endpoints.again(endpoint)
+    }
+
     /// Whether there is another address than these to try.
     pub(crate) fn has_other(&self, tried: &[Arc<Endpoint>]) -> bool {
         self.endpoints.has_other(tried)

@@ -91,16 +91,8 @@ impl Health {
         }
     }
 
-    pub(crate) fn state(&self) -> State {
-        if self.is_down() {
-            State::Down
-        } else if !self.is_circuit_closed() {
-            State::CircuitOpen
-        } else if self.failures_in_a_row.load(Relaxed) > 0 {
-            State::Failing
-        } else {
-            State::Up
-        }
+    pub(crate) fn has_failed_last(&self) -> bool {
+        self.failures_in_a_row.load(Relaxed) > 0
     }
 
     pub(crate) fn is_down(&self) -> bool {
@@ -117,23 +109,27 @@ impl Health {
         last.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether it was left alone for long enough, and the one who asks is the one to try it. Everybody else finds the circuit
-    /// as open as it was, for another while.
-    pub(crate) fn begin_trial(&self, now: Instant, breaker: Option<CircuitBreaker>) -> bool {
+    /// Whether it was left alone for long enough.
+    pub(crate) fn is_trial_due(&self, now: Instant) -> bool {
+        let until = self.open_until.load(Relaxed);
+        until != 0 && self.milliseconds(now) >= until
+    }
+
+    /// Whether the one who asks is the one to try it. Everybody else finds the circuit as open as it was, for another while.
+    pub(crate) fn begin_trial(&self, now: Instant, breaker: CircuitBreaker) -> bool {
         let until = self.open_until.load(Relaxed);
         let at = self.milliseconds(now);
         if until == 0 || at < until {
             return false;
         }
-        let open_for = breaker.map_or(Duration::ZERO, |it| it.open_for);
-        let next = at.saturating_add(milliseconds(open_for)).max(1);
+        let next = at.saturating_add(milliseconds(breaker.open_for)).max(1);
         let won = self
             .open_until
             .compare_exchange(until, next, Relaxed, Relaxed);
         won.is_ok()
     }
 
-    /// Notes that it answered a request, whatever it answered.
+    /// Notes that it answered a request.
     pub(crate) fn answered(&self) -> Change {
         // Looked at before it is written: the cores would take this memory from each other at every request.
         if self.failures_in_a_row.load(Relaxed) != 0 {
@@ -211,12 +207,6 @@ impl Health {
         }
     }
 
-    /// Nobody checks any more, so nobody could say that it is up again.
-    pub(crate) fn unchecked(&self) {
-        self.down.store(false, Relaxed);
-        self.contradictions.store(0, Relaxed);
-    }
-
     fn note(&self, mut fault: String) {
         /// In bytes.
         const LONGEST: usize = 1000;
@@ -241,13 +231,13 @@ fn milliseconds(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    const BREAKER: Option<CircuitBreaker> = Some(CircuitBreaker {
+    const BREAKER: CircuitBreaker = CircuitBreaker {
         max_failures: 3,
         open_for: Duration::from_secs(10),
-    });
+    };
 
     fn fail(health: &Health, now: Instant) -> Change {
-        health.failed(now, BREAKER, "no".to_owned())
+        health.failed(now, Some(BREAKER), "no".to_owned())
     }
 
     #[test]
@@ -260,9 +250,9 @@ mod tests {
         assert_eq!(health.answered(), Change::None);
         assert_eq!(fail(&health, start), Change::None);
         assert_eq!(fail(&health, start), Change::None);
-        assert_eq!(health.state(), State::Failing);
+        assert!(health.is_circuit_closed() && health.has_failed_last());
         assert_eq!(fail(&health, start), Change::CircuitOpened);
-        assert_eq!(health.state(), State::CircuitOpen);
+        assert!(!health.is_circuit_closed());
         assert!(!health.begin_trial(at(9), BREAKER));
         assert!(health.begin_trial(at(10), BREAKER));
         assert!(!health.begin_trial(at(10), BREAKER), "one at a time");
@@ -270,7 +260,7 @@ mod tests {
         assert!(!health.begin_trial(at(20), BREAKER));
         assert!(health.begin_trial(at(21), BREAKER));
         assert_eq!(health.answered(), Change::CircuitClosed);
-        assert_eq!(health.state(), State::Up);
+        assert!(health.is_circuit_closed() && !health.is_down());
         assert!(!health.begin_trial(at(99), BREAKER), "it is closed");
         assert_eq!(health.circuits_opened.load(Relaxed), 1);
         assert_eq!(health.failures.load(Relaxed), 6);
@@ -284,7 +274,7 @@ mod tests {
         for _ in 0..1000 {
             assert_eq!(health.failed(now, None, String::new()), Change::None);
         }
-        assert_eq!(health.state(), State::Failing);
+        assert!(health.is_circuit_closed() && health.has_failed_last());
     }
 
     #[test]
@@ -329,11 +319,8 @@ mod tests {
             fail(&health, now);
         }
         assert_eq!(health.checked(&check, Err(String::new())), Change::WentDown);
-        assert_eq!(health.state(), State::Down);
+        assert!(health.is_down());
         assert_eq!(health.checked(&check, Ok(())), Change::CameUp);
-        assert_eq!(health.state(), State::Up);
-        assert_eq!(health.checked(&check, Err(String::new())), Change::WentDown);
-        health.unchecked();
-        assert_eq!(health.state(), State::Up);
+        assert!(health.is_circuit_closed() && !health.is_down());
     }
 }

@@ -19,6 +19,7 @@ use prometheus::{
 
 use crate::descriptors::DescriptorMetrics;
 use crate::endpoints::Endpoints;
+use crate::health::State;
 use crate::identities::TopIdentities;
 use crate::record::{Record, UpstreamTime};
 use crate::status::Refused;
@@ -461,8 +462,12 @@ impl UpstreamMetrics {
                 let value = i64::try_from(value).unwrap_or(i64::MAX);
                 gauge.with_label_values(&[address]).set(value);
             };
-            let is_open = !health.is_circuit_closed();
-            set(&self.up, usize::from(!health.is_down() && !is_open));
+            let (is_down, is_open) = match endpoint.state() {
+                State::Down => (true, false),
+                State::CircuitOpen => (false, true),
+                State::Up | State::Failing => (false, false),
+            };
+            set(&self.up, usize::from(!is_down && !is_open));
             set(&self.circuit_open, usize::from(is_open));
             set(&self.in_flight, health.in_flight.load(Relaxed));
             for (counter, labels, value) in [

@@ -1,13 +1,20 @@
 //! Names to addresses, and how long they hold. The system's own function says no word about the second.
+//!
+//! Where requests go depends on the answer, so it is taken as it is meant: "there is no such name" leads on (to the next domain of the
+//! search list, or to IPv6), "I cannot say" does not. A name server that fails for a moment must not send identities to another
+//! host that happens to have the name in another domain.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
-    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig,
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::op::Query;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
+use hickory_resolver::{Hosts, TokioResolver};
 use tokio::time::timeout;
 
 /// What a name stands for.
@@ -17,70 +24,211 @@ pub(crate) struct Answer {
     pub(crate) until: Instant,
 }
 
+/// Why there are no addresses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoAnswer {
+    /// Name servers say that there are none.
+    #[error("there is no such name, or it has no address")]
+    None,
+    /// Nobody could say.
+    #[error("{0}")]
+    Unknown(String),
+}
+
 /// How many addresses one name may have.
 const MOST: usize = 64;
 
 /// How long all tries together may take.
 const TIME: Duration = Duration::from_secs(10);
 
-/// How long an answer holds, whatever it says itself. `/etc/hosts` says a day; a record without any time would be asked for
+/// How long an answer holds, whatever it says itself. `/etc/hosts` says nothing; a record that holds no time would be asked for
 /// without end.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Looks a name up: `/etc/hosts` first, then these name servers, or the system's where there are none.
+/// Looks a name up: `/etc/hosts` first, then these name servers, or the system's where there are none. IPv6 where it has no IPv4.
 ///
 /// Everything is read anew each time, so that a changed `/etc/resolv.conf` counts.
 ///
 /// # Errors
 ///
-/// What went wrong.
-pub(crate) async fn lookup(host: &str, nameservers: &[SocketAddr]) -> Result<Answer, String> {
-    let resolver = resolver(nameservers)?;
-    let found = timeout(TIME, resolver.lookup_ip(host)).await;
-    let found = found.map_err(|_| "no name server answered in time".to_owned())?;
-    let found = found.map_err(|fault| fault.to_string())?;
-    let mut addresses: Vec<IpAddr> = found.iter().collect();
-    // In one order, so that the same answer looks the same.
+/// [`NoAnswer`].
+pub(crate) async fn lookup(host: &str, nameservers: &[SocketAddr]) -> Result<Answer, NoAnswer> {
+    let unknown = |fault: String| NoAnswer::Unknown(fault);
+    let mut name = Name::from_utf8(host).map_err(|fault| unknown(fault.to_string()))?;
+    if let Some(found) = in_hosts(&name) {
+        return answer(host, found, LONGEST);
+    }
+    let (config, mut options) = if nameservers.is_empty() {
+        read_system_conf()
+            .map_err(|fault| unknown(format!("/etc/resolv.conf cannot be used: {fault}")))?
+    } else {
+        (asking(nameservers), ResolverOpts::default())
+    };
+    let candidates = candidates(&mut name, &config, options.ndots);
+    options.use_hosts_file = ResolveHosts::Never;
+    // What the system's file does not say would take all of the time for one try.
+    options.timeout = options.timeout.min(Duration::from_secs(2));
+    let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        .with_options(options)
+        .build()
+        .map_err(|fault| unknown(fault.to_string()))?;
+    let asking = async {
+        for candidate in candidates {
+            for kind in [RecordType::A, RecordType::AAAA] {
+                match resolver.lookup(candidate.clone(), kind).await {
+                    Ok(found) => {
+                        let ips = ips(found.answers().iter().map(|it| &it.data));
+                        let holds = found.valid_until();
+                        let holds = holds.saturating_duration_since(Instant::now());
+                        if !ips.is_empty() {
+                            return answer(host, ips, holds);
+                        }
+                    }
+                    Err(fault) if fault.is_no_records_found() || fault.is_nx_domain() => {}
+                    Err(fault) => return Err(NoAnswer::Unknown(fault.to_string())),
+                }
+            }
+        }
+        Err(NoAnswer::None)
+    };
+    timeout(TIME, asking)
+        .await
+        .unwrap_or_else(|_| Err(unknown("no name server answered in time".to_owned())))
+}
+
+fn asking(nameservers: &[SocketAddr]) -> ResolverConfig {
+    let servers = nameservers.iter().map(|server| {
+        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut it| {
+            it.port = server.port();
+            it
+        });
+        NameServerConfig::new(server.ip(), true, connections.to_vec())
+    });
+    ResolverConfig::from_name_servers(servers.collect())
+}
+
+fn in_hosts(name: &Name) -> Option<Vec<IpAddr>> {
+    let hosts = Hosts::from_system().ok()?;
+    [RecordType::A, RecordType::AAAA]
+        .into_iter()
+        .find_map(|kind| {
+            let found = hosts.lookup_static_host(&Query::query(name.clone(), kind))?;
+            let ips = ips(found.answers().iter().map(|it| &it.data));
+            (!ips.is_empty()).then_some(ips)
+        })
+}
+
+fn ips<'a>(data: impl Iterator<Item = &'a RData>) -> Vec<IpAddr> {
+    data.filter_map(|it| it.ip_addr()).collect()
+}
+
+/// The whole names to ask for, in their order (resolv.conf(5), `search` and `ndots`).
+fn candidates(name: &mut Name, config: &ResolverConfig, ndots: usize) -> Vec<Name> {
+    if name.is_fqdn() {
+        return vec![name.clone()];
+    }
+    let dots = usize::from(name.num_labels()).saturating_sub(1);
+    let search = config.search().iter().chain(config.domain());
+    let mut all: Vec<Name> = Vec::new();
+    for domain in search {
+        if let Ok(mut whole) = name.clone().append_domain(domain) {
+            whole.set_fqdn(true);
+            if !all.contains(&whole) {
+                all.push(whole);
+            }
+        }
+    }
+    name.set_fqdn(true);
+    let place = if dots >= ndots { 0 } else { all.len() };
+    all.insert(place, name.clone());
+    all
+}
+
+/// What is no address of a host is left out, and what is left is in one order, so that the same answer looks the same.
+fn answer(host: &str, found: Vec<IpAddr>, holds: Duration) -> Result<Answer, NoAnswer> {
+    let mut addresses: Vec<IpAddr> = found.into_iter().map(|it| it.to_canonical()).collect();
+    addresses.retain(|it| {
+        let is_host = match it {
+            IpAddr::V4(ip) => !ip.is_broadcast() && !ip.is_multicast() && !ip.is_unspecified(),
+            IpAddr::V6(ip) => !ip.is_multicast() && !ip.is_unspecified(),
+        };
+        if !is_host {
+            tracing::warn!(host, address = %it, "a name stands for what is no host");
+        }
+        is_host
+    });
     addresses.sort_unstable();
     addresses.dedup();
     if addresses.len() > MOST {
-        tracing::warn!(
-            host,
-            found = addresses.len(),
-            used = MOST,
-            "too many addresses"
-        );
+        let found = addresses.len();
+        tracing::warn!(host, found, used = MOST, "too many addresses");
         addresses.truncate(MOST);
     }
     if addresses.is_empty() {
-        return Err("it has no address".to_owned());
+        return Err(NoAnswer::Unknown(
+            "none of its addresses is a host's".to_owned(),
+        ));
     }
-    let now = Instant::now();
-    let holds = found.valid_until().saturating_duration_since(now);
-    let until = now + holds.clamp(SHORTEST, LONGEST);
+    let until = Instant::now() + holds.clamp(SHORTEST, LONGEST);
     Ok(Answer { addresses, until })
 }
 
-fn resolver(nameservers: &[SocketAddr]) -> Result<TokioResolver, String> {
-    let mut builder = if nameservers.is_empty() {
-        TokioResolver::builder_tokio()
-            .map_err(|fault| format!("/etc/resolv.conf cannot be used: {fault}"))?
-    } else {
-        let servers = nameservers.iter().map(|server| {
-            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut it| {
-                it.port = server.port();
-                it
-            });
-            NameServerConfig::new(server.ip(), true, connections.to_vec())
-        });
-        let config = ResolverConfig::from_name_servers(servers.collect());
-        let mut builder =
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        // As others have it in /etc/resolv.conf, it would take all of the time for one try.
-        builder.options_mut().timeout = Duration::from_secs(2);
-        builder
-    };
-    builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
-    builder.build().map_err(|fault| fault.to_string())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(host: &str, search: &[&str], ndots: usize, expected: &[&str]) {
+        let search = search.iter().map(|it| Name::from_utf8(it).unwrap());
+        let config = ResolverConfig::from_parts(None, search.collect(), Vec::new());
+        let mut name = Name::from_utf8(host).unwrap();
+        let got: Vec<String> = candidates(&mut name, &config, ndots)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(got, expected, "{host}");
+    }
+
+    #[test]
+    fn names_are_completed_as_resolv_conf_says() {
+        let search = ["mail.svc.test.", "svc.test."];
+        check(
+            "mta",
+            &search,
+            1,
+            &["mta.mail.svc.test.", "mta.svc.test.", "mta."],
+        );
+        check(
+            "mta.x",
+            &search,
+            1,
+            &["mta.x.", "mta.x.mail.svc.test.", "mta.x.svc.test."],
+        );
+        check(
+            "mta.x",
+            &search,
+            5,
+            &["mta.x.mail.svc.test.", "mta.x.svc.test.", "mta.x."],
+        );
+        check("mta.x.", &search, 5, &["mta.x."]);
+        check("mta", &[], 1, &["mta."]);
+    }
+
+    #[test]
+    fn what_is_no_host_is_no_address() {
+        let of = |found: &[&str]| {
+            let found = found.iter().map(|it| it.parse().unwrap()).collect();
+            answer("x", found, Duration::ZERO).map(|it| it.addresses)
+        };
+        let ips = |all: &[&str]| Ok(all.iter().map(|it| it.parse().unwrap()).collect());
+        assert_eq!(
+            of(&["10.0.0.2", "10.0.0.1", "::ffff:10.0.0.2"]),
+            ips(&["10.0.0.1", "10.0.0.2"])
+        );
+        assert_eq!(
+            of(&["0.0.0.0", "224.0.0.1", "255.255.255.255", "fd00::1"]),
+            ips(&["fd00::1"])
+        );
+        assert!(matches!(of(&["::", "ff02::1"]), Err(NoAnswer::Unknown(_))));
+    }
 }

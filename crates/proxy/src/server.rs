@@ -318,8 +318,8 @@ fn connections(
         threads,
         // The library multiplies by the number of threads; ours is a total.
         upstream_keepalive_pool_size: idle.div_ceil(threads),
-        // Tries, the first one included. A retry may meet another dead connection of the pool.
-        max_retries: 8,
+        // Tries, the first one included: of so many addresses that no connection can be made to. Their circuits open meanwhile.
+        max_retries: 16,
         ..ServerConf::default()
     };
     let mut proxy = HttpProxy::new(door, Arc::new(conf));

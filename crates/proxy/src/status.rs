@@ -282,7 +282,7 @@ fn upstream(endpoint: &Arc<Endpoint>) -> UpstreamStatus {
     let health = &endpoint.health;
     UpstreamStatus {
         address: endpoint.name.to_string(),
-        state: health.state().as_str(),
+        state: endpoint.state().as_str(),
         in_flight: health.in_flight.load(Relaxed),
         requests: health.requests.load(Relaxed),
         failures: health.failures.load(Relaxed),

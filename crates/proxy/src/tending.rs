@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::endpoints::{Endpoint, Endpoints, Resolved, host_to_resolve};
-use crate::names;
+use crate::names::{self, NoAnswer};
 use crate::snapshot::Snapshot;
 
 /// How often it is looked whether anything is to be done. A reload may bring another upstream at any time.
@@ -25,16 +25,20 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long a name that could not be resolved is left alone.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// How long name servers have to say that there is no such name, before it has no addresses. Somebody else may have them by then.
+const GONE_AFTER: Duration = Duration::from_secs(30);
+
 /// Goes on for ever. The two do not wait for each other: name servers that do not answer hold up no check.
 pub(crate) async fn tend(snapshot: Arc<ArcSwap<Snapshot>>, resolutions: IntCounterVec) {
     let mut names = Names {
         resolutions,
+        generation: 0,
         known: HashMap::new(),
     };
     let resolving = async {
         loop {
             let current = snapshot.load_full();
-            names.resolve(current.upstream.endpoints()).await;
+            names.resolve(&current).await;
             drop(current);
             sleep(LOOK).await;
         }
@@ -61,49 +65,46 @@ pub(crate) async fn tend(snapshot: Arc<ArcSwap<Snapshot>>, resolutions: IntCount
 /// The names of the upstream's addresses, from one snapshot to the next.
 struct Names {
     resolutions: IntCounterVec,
+    /// Of the snapshot that was told of what is known.
+    generation: u64,
     known: HashMap<UpstreamAddress, Name>,
 }
 
 struct Name {
     /// When it is asked for again.
     due: Instant,
+    /// Since when there is no such name.
+    gone: Option<Instant>,
     failing: bool,
 }
 
 impl Names {
-    async fn resolve(&mut self, endpoints: &Endpoints) {
+    async fn resolve(&mut self, snapshot: &Snapshot) {
+        let endpoints = snapshot.upstream.endpoints();
         let names = endpoints.names();
-        // What is not configured any more is asked for anew when it comes back.
-        self.known
-            .retain(|known, _| names.iter().any(|it| it.configured == *known));
+        if self.generation != snapshot.generation {
+            // A reload took over what was known to the one before, which may have learned more since.
+            self.generation = snapshot.generation;
+            self.known.clear();
+        }
         for Resolved { configured, .. } in names {
             let Some(host) = host_to_resolve(&configured) else {
                 continue;
             };
-            let now = Instant::now();
             let known = self.known.entry(configured.clone()).or_insert(Name {
                 // Who resolved it at the start or the reload did not say how long that holds.
-                due: now,
+                due: Instant::now(),
+                gone: None,
                 failing: false,
             });
-            if now < known.due {
+            if Instant::now() < known.due {
                 continue;
             }
             let found = names::lookup(host, &endpoints.balancing.nameservers).await;
-            let result = match found {
-                Ok(answer) => {
-                    known.due = answer.until;
-                    let resolved = Resolved::new(configured.clone(), &answer);
-                    endpoints.renamed(resolved).map_err(|it| it.to_string())
-                }
-                Err(fault) => {
-                    known.due = Instant::now() + PAUSE;
-                    Err(fault)
-                }
-            };
+            let result = known.learned(&configured, &found, endpoints, Instant::now());
             let word = if result.is_ok() { "success" } else { "failure" };
             self.resolutions.with_label_values(&[word]).inc();
-            match result {
+            match &result {
                 Ok(true) => {
                     let addresses = endpoints.list().len();
                     tracing::info!(host, addresses, "the upstream's addresses have changed");
@@ -116,8 +117,43 @@ impl Names {
                 ),
                 Ok(false) | Err(_) => {}
             }
-            known.failing = word == "failure";
+            known.failing = result.is_err();
         }
+    }
+}
+
+impl Name {
+    /// Whether that changed anything.
+    fn learned(
+        &mut self,
+        configured: &UpstreamAddress,
+        found: &Result<names::Answer, NoAnswer>,
+        endpoints: &Endpoints,
+        now: Instant,
+    ) -> Result<bool, String> {
+        let none = *found == Err(NoAnswer::None);
+        self.gone = none.then(|| self.gone.unwrap_or(now));
+        self.due = found.as_ref().map_or(now + PAUSE, |it| it.until);
+        let is_gone = self
+            .gone
+            .is_some_and(|it| now.saturating_duration_since(it) >= GONE_AFTER);
+        let resolved = match found {
+            Ok(answer) => Resolved::new(configured.clone(), answer),
+            Err(NoAnswer::None) if is_gone => Resolved {
+                configured: configured.clone(),
+                targets: Vec::new(),
+            },
+            Err(fault) => return Err(fault.to_string()),
+        };
+        let changed = endpoints.renamed(resolved).map_err(|it| it.to_string())?;
+        if none && changed {
+            let host = host_to_resolve(configured);
+            tracing::error!(
+                host,
+                "there is no such name any more, so its addresses are not asked"
+            );
+        }
+        Ok(changed)
     }
 }
 
@@ -149,11 +185,67 @@ async fn ask(connector: &Connector, endpoint: &Endpoint, check: &HealthCheck) ->
     request.insert_header("Connection", "close")?;
     session.write_request_header(Box::new(request)).await?;
     session.finish_request_body().await?;
-    session.read_response_header().await?;
-    let status = session.response_header().map(|it| it.status.as_u16());
+    let status = loop {
+        session.read_response_header().await?;
+        let status = session.response_header().map(|it| it.status);
+        if !status.is_some_and(|it| it.is_informational()) {
+            break status.map(|it| it.as_u16());
+        }
+    };
     match status {
         Some(200..400) => Ok(()),
         Some(other) => Error::e_explain(HTTPStatus(other), "no good answer"),
         None => Error::e_explain(ConnectRefused, "no answer"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoints::tests::{endpoints, tcp};
+    use std::net::IpAddr;
+
+    /// A name server that does not answer says nothing about where the MTA is. One that says that there is no MTA is believed after a while:
+    /// its addresses may be somebody else's by then.
+    #[test]
+    fn a_name_that_is_gone_has_no_addresses_after_a_while() {
+        let configured = UpstreamAddress::Tcp {
+            host: "mta.test".to_owned(),
+            port: 80,
+        };
+        let start = Instant::now();
+        let ip: IpAddr = [10, 0, 0, 1].into();
+        let answer = names::Answer {
+            addresses: vec![ip],
+            until: start,
+        };
+        let resolved = Resolved::new(configured.clone(), &answer);
+        let endpoints = endpoints(vec![resolved, tcp(1)], |_| {});
+        let mut name = Name {
+            due: start,
+            gone: None,
+            failing: false,
+        };
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let unknown = || Err(NoAnswer::Unknown("no".to_owned()));
+        for (seconds, found, good, left) in [
+            (0, unknown(), false, 2),
+            (40, unknown(), false, 2),
+            (80, Err(NoAnswer::None), false, 2),
+            (100, Err(NoAnswer::None), false, 2),
+            (105, unknown(), false, 2),
+            (111, Err(NoAnswer::None), false, 2),
+            (140, Err(NoAnswer::None), false, 2),
+            (141, Err(NoAnswer::None), true, 1),
+            (150, Err(NoAnswer::None), true, 1),
+            (160, Ok(answer), true, 2),
+        ] {
+            let result = name.learned(&configured, &found, &endpoints, at(seconds));
+            assert_eq!(
+                (result.is_ok(), endpoints.list().len()),
+                (good, left),
+                "{seconds}"
+            );
+        }
     }
 }
