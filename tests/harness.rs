@@ -46,8 +46,8 @@ pub(crate) struct Setup {
     files: Vec<(String, String)>,
     environment: Vec<(String, String)>,
     reader: Reader,
-    /// What `ulimit` is given before gatepost starts.
-    limits: Vec<String>,
+    /// The command that runs it, with gatepost itself as the last.
+    command: Vec<String>,
 }
 
 /// What becomes of the log.
@@ -84,7 +84,7 @@ impl Setup {
             files: Vec::new(),
             environment: Vec::new(),
             reader: Reader::Follows,
-            limits: Vec::new(),
+            command: vec![BINARY.to_owned()],
         }
     }
 
@@ -106,9 +106,16 @@ impl Setup {
         self
     }
 
-    /// Under a limit, as `ulimit` takes it: `-n 100`.
-    pub(crate) fn ulimit(mut self, limit: &str) -> Self {
-        self.limits.push(limit.to_owned());
+    /// Under a limit, as `ulimit` takes it: `-n 100`. The shell becomes gatepost, so that its process id is gatepost's.
+    pub(crate) fn ulimit(self, limit: &str) -> Self {
+        let script = format!("ulimit {limit} && exec \"$@\"");
+        self.within(&["sh", "-c", &script, "sh"])
+    }
+
+    /// Run by a command that takes another one as its last arguments.
+    pub(crate) fn within(mut self, command: &[&str]) -> Self {
+        let command = command.iter().map(|&it| it.to_owned());
+        self.command.splice(0..0, command);
         self
     }
 
@@ -192,11 +199,9 @@ pub(crate) struct Gatepost {
 
 impl Gatepost {
     fn start(folder: tempfile::TempDir, setup: &Setup) -> Self {
-        let limits = setup.limits.iter().map(|it| format!("ulimit {it} && "));
-        // The shell becomes gatepost, so that its process id is gatepost's.
-        let script = limits.collect::<String>() + "exec \"$0\" \"$@\"";
-        let mut child = Command::new("sh")
-            .args(["-c", &script, BINARY, "run", "--config"])
+        let mut child = Command::new(&setup.command[0])
+            .args(&setup.command[1..])
+            .args(["run", "--config"])
             .arg(folder.path().join("gatepost.yaml"))
             .envs(setup.environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())

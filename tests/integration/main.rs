@@ -7,6 +7,7 @@
 mod harness;
 
 mod browser;
+mod container;
 mod fail2ban;
 mod haproxy;
 mod nginx;

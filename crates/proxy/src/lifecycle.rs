@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use rustix::process::{WaitOptions, wait};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -77,6 +78,9 @@ impl Lifecycle {
     ) -> io::Result<()> {
         let signals = Signals::new()?;
         tokio::spawn(systemd::watchdog(threads));
+        if std::process::id() == 1 {
+            tokio::spawn(bury(signal(SignalKind::child())?));
+        }
         tracing::info!(process = std::process::id(), "ready");
         systemd::ready();
         before.ready();
@@ -205,6 +209,18 @@ impl Lifecycle {
                 since = Instant::now();
             }
             sleep(LOOK).await;
+        }
+    }
+}
+
+/// Process 1 inherits what others leave behind (a probe's shell, a debugging session), and what has ended stays in the table of processes until
+/// it is waited for. gatepost has no children of its own there, since nobody can follow process 1.
+async fn bury(mut ended: Signal) {
+    loop {
+        // One signal may stand for many.
+        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+        if ended.recv().await.is_none() {
+            return;
         }
     }
 }
