@@ -169,12 +169,16 @@ fn several_upstream_addresses() {
             "x.yaml:5:15: `upstream.demo_store` is for `address: demo` alone",
         ),
         (
-            "mta:1\n  health_check: { interval: 1s }",
+            "mta:1\n  health_check: { interval: 3s }",
             "x.yaml:5:17: `upstream.health_check.path` is missing",
         ),
         (
             "mta:1\n  health_check: { path: health }",
             "x.yaml:5:25: expected a path such as `/health`, found `health`",
+        ),
+        (
+            "mta:1\n  health_check: { path: /, interval: 1s }",
+            "x.yaml:5:17: `upstream.health_check.timeout` is longer than `interval`: an address that hangs would hold up the checks of others",
         ),
         (
             "mta:1\n  nameservers: [dns.example]",
