@@ -13,8 +13,8 @@ use gatepost_auth::path::Target;
 use gatepost_auth::route::Route;
 use gatepost_auth::wire::{HeadLimits, check_http2};
 use gatepost_auth::{Credentials, Judgement, Mechanism, Origin, Permit, Refusal, Subject};
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Method, Version};
+use http::Version;
+use http::header::TRANSFER_ENCODING;
 use pingora_core::modules::http::HttpModules;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::ErrorType::{
@@ -23,21 +23,20 @@ use pingora_error::ErrorType::{
 use pingora_error::{Error, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answer;
 use crate::audit::{Audit, shown_name};
-use crate::body::{self, Pace};
-use crate::endpoints::{Endpoint, Lease, NoEndpoint};
+use crate::body;
+use crate::endpoints::NoEndpoint;
 use crate::fault::{
-    BODY_TOO_LARGE, TOTAL_TIMEOUT, UPSTREAM_BUSY, UPSTREAM_DOWN, classify, in_short,
-    speaks_against_upstream,
+    BODY_TOO_LARGE, UPSTREAM_BUSY, UPSTREAM_DOWN, classify, in_short, speaks_against_upstream,
 };
 use crate::forward;
 use crate::inspect::Bodies;
 use crate::lifecycle::Phase;
 use crate::metrics::{Counted, Metrics};
-use crate::quota::{Charge, QuotaStore, Refund, failed_recipients};
+use crate::passage::{MAX_ANSWER, MAX_INTERIM, Passage, is_whole};
+use crate::quota::QuotaStore;
 use crate::record::{Authentication, Record};
 use crate::shadow::{Answer, ask_credentials};
 use crate::snapshot::Snapshot;
@@ -54,46 +53,6 @@ pub(crate) struct Door {
     pub(crate) quota: Arc<QuotaStore>,
     pub(crate) bodies: Bodies,
     pub(crate) phase: Arc<Phase>,
-}
-
-/// What one request carries with it.
-pub(crate) struct Passage {
-    record: Record,
-    snapshot: Arc<Snapshot>,
-    permit: Option<Permit>,
-    /// The largest body that may pass, in bytes.
-    body_limit: u64,
-    /// The body, where it was read to be looked into.
-    body: Option<Bytes>,
-    /// What the policy noted about the message.
-    meta: Vec<(String, String)>,
-    /// What was charged, until it is known what the MTA took.
-    charge: Option<Charge>,
-    /// Whether an upstream was given the request's head. From then on it may have acted on it.
-    handed_over: bool,
-    /// How many interim answers (1xx) there were.
-    interim: u32,
-    /// The status of the upstream's own answer.
-    upstream_status: Option<u16>,
-    /// The beginning of that answer, where something was charged.
-    answer: Vec<u8>,
-    /// The upstream address that works on it.
-    lease: Option<Lease>,
-    /// Those that no connection could be made to.
-    tried: Vec<Arc<Endpoint>>,
-    /// The one that gets it once more, since its pooled connection was dead.
-    again: Option<Arc<Endpoint>>,
-    /// Whether that has happened.
-    is_second: bool,
-    /// When the upstream has to be done with it.
-    deadline: Option<Instant>,
-    /// Its share of the memory for bodies.
-    room: Option<OwnedSemaphorePermit>,
-    /// Whether anything of the body has been given to an upstream connection.
-    body_begun: bool,
-    /// How fast it comes.
-    pace: Pace,
-    _in_flight: Counted,
 }
 
 impl Door {
@@ -255,29 +214,8 @@ impl ProxyHttp for Door {
     type CTX = Passage;
 
     fn new_ctx(&self) -> Passage {
-        let snapshot = self.snapshot.load_full();
-        Passage {
-            record: Record::new(Instant::now(), snapshot.generation),
-            snapshot,
-            permit: None,
-            body_limit: u64::MAX,
-            body: None,
-            meta: Vec::new(),
-            charge: None,
-            handed_over: false,
-            interim: 0,
-            upstream_status: None,
-            answer: Vec::new(),
-            lease: None,
-            tried: Vec::new(),
-            again: None,
-            is_second: false,
-            deadline: None,
-            room: None,
-            body_begun: false,
-            pace: Pace::default(),
-            _in_flight: Counted::new(&self.metrics.in_flight),
-        }
+        let in_flight = Counted::new(&self.metrics.in_flight);
+        Passage::new(self.snapshot.load_full(), in_flight)
     }
 
     /// No module is used; the default would run one that compresses nothing.
@@ -568,66 +506,11 @@ impl ProxyHttp for Door {
             traces.export(record);
         }
         if let Some(charge) = passage.charge.take()
-            && let Some(refund) = refund(
-                passage.handed_over,
-                passage.upstream_status,
-                &passage.answer,
-            )
+            && let Some(refund) = passage.refund()
         {
             let quota = self.quota.clone();
             // Nobody waits for it.
             tokio::spawn(async move { quota.refund(charge, refund).await });
         }
-    }
-}
-
-impl Passage {
-    /// What is left of the upstream's time; `None` where that has no end.
-    fn time_left(&self) -> Option<Duration> {
-        /// The library takes no time for no limit.
-        const LEAST: Duration = Duration::from_millis(1);
-        let left = self.deadline?.saturating_duration_since(Instant::now());
-        Some(left.max(LEAST))
-    }
-
-    fn is_late(&self) -> bool {
-        self.deadline.is_some_and(|it| Instant::now() >= it)
-    }
-
-    /// # Errors
-    ///
-    /// Where the upstream's time is over. Asked with every piece of a body, so that one that trickles is cut off, too.
-    fn in_time(&self) -> Result<()> {
-        if self.is_late() {
-            return Err(Error::explain(TOTAL_TIMEOUT, "upstream.total_timeout is over").into_up());
-        }
-        Ok(())
-    }
-}
-
-/// Whether nothing follows the head (RFC 9112 §6.3).
-fn is_whole(method: &Method, response: &ResponseHeader) -> bool {
-    let length = response.headers.get(CONTENT_LENGTH);
-    method == Method::HEAD
-        || matches!(response.status.as_u16(), 204 | 304)
-        || length.is_some_and(|it| it == "0")
-}
-
-/// How much of the MTA's answer is kept to find `fail_count` in, in bytes. It lists failed recipients.
-const MAX_ANSWER: usize = 1024 * 1024;
-
-/// Interim answers of one request. Each of them starts the wait for an answer anew.
-const MAX_INTERIM: u32 = 16;
-
-/// What the MTA did not take, by its own word. What it did with a request that it got and did not answer, or not in
-/// time, nobody knows; a client could break off on purpose. So that counts.
-fn refund(handed_over: bool, upstream: Option<u16>, answer: &[u8]) -> Option<Refund> {
-    match upstream {
-        Some(400..) => Some(Refund::All),
-        Some(200..300) => failed_recipients(answer)
-            .filter(|failed| *failed > 0)
-            .map(Refund::Recipients),
-        None if !handed_over => Some(Refund::All),
-        Some(_) | None => None,
     }
 }

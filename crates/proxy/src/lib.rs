@@ -4,6 +4,7 @@
 //! The only crate that knows the proxy library. From outside it is one thing: [`Server::bind`] takes
 //! settings and a loaded policy and opens the listeners, [`Server::run`] serves until it is told to stop.
 
+mod addresses;
 mod admin;
 mod admin_listener;
 mod answer;
@@ -28,6 +29,7 @@ mod logging;
 mod metrics;
 mod names;
 mod opening;
+mod passage;
 mod pem;
 mod quota;
 mod record;

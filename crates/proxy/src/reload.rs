@@ -13,9 +13,9 @@ use gatepost_config::{Listener, Settings, UpstreamAddress};
 use gatepost_policy::Policy;
 use tokio::sync::oneshot;
 
+use crate::addresses::{UpstreamTarget, resolve};
 use crate::audit::Audit;
 use crate::descriptors;
-use crate::endpoints::{UpstreamTarget, resolve};
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;

@@ -19,14 +19,14 @@ use prometheus::Registry;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-pub use crate::endpoints::UpstreamTarget;
+pub use crate::addresses::UpstreamTarget;
 
+use crate::addresses::resolve;
 use crate::admin::{self, Admin};
 use crate::audit::Audit;
 use crate::connection::Connections;
 use crate::descriptors;
 use crate::door::Door;
-use crate::endpoints::resolve;
 use crate::inspect::Bodies;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::listening::{Listening, accept, open_admin};

@@ -8,7 +8,8 @@ use gatepost_config::{Audit, Http, Quotas, Settings, Throttle};
 use gatepost_policy::Policy;
 use http::HeaderValue;
 
-use crate::endpoints::{Endpoints, Manner, Resolved};
+use crate::addresses::{Manner, Resolved};
+use crate::endpoints::Endpoints;
 use crate::forward::Upstream;
 use crate::server::StartError;
 use crate::status::{Shown, shown};

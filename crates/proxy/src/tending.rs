@@ -15,7 +15,8 @@ use prometheus::IntCounterVec;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::endpoints::{Endpoint, Endpoints, Resolved, host_to_resolve};
+use crate::addresses::{Resolved, host_to_resolve};
+use crate::endpoints::{Endpoint, Endpoints};
 use crate::names::{self, NoAnswer};
 use crate::snapshot::Snapshot;
 

@@ -69,6 +69,7 @@ pub(crate) struct Link {
 
 impl Link {
     /// Whether the trace is kept.
+    #[cfg(feature = "otlp")]
     pub(crate) fn is_sampled(self) -> bool {
         self.flags & 1 == 1
     }

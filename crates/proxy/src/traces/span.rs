@@ -17,7 +17,7 @@ use opentelemetry_sdk::trace::{
     IdGenerator as _, RandomIdGenerator, SpanData, SpanEvents, SpanLinks,
 };
 
-use crate::endpoints::UpstreamTarget;
+use crate::addresses::UpstreamTarget;
 use crate::record::{Record, UpstreamTime};
 use crate::trace::Link;
 
