@@ -1,12 +1,13 @@
 //! Stopping without losing a request.
 
 use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Gatepost, Recorder, Setup, TRUSTED, inject, wait_for};
+use crate::harness::{BINARY, Gatepost, Recorder, Setup, TRUSTED, inject, wait_for, write};
 
 /// SIGTERM while a request is in flight: it is answered, with `Connection: close`; nobody new is let
 /// in, and the exit status is 0.
@@ -187,4 +188,48 @@ fn a_second_signal_ends_the_delay_too() {
     wait_for("not ready", || gate.admin("/readyz").status == 503);
     gate.signal("INT");
     assert_eq!(gate.wait_exit(), Some(0));
+}
+
+/// A pod that is deleted while it starts: gatepost is process 1 there, to which the kernel delivers nothing that it does not ask for. And a
+/// script that reloads too early must not end it.
+#[test]
+fn signals_are_heard_while_a_policy_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    write(
+        folder.path(),
+        "p.lua",
+        "local begin = os.time() while os.time() < begin + 3 do end",
+    );
+    let yaml = "
+listeners: [{ listen: 127.0.0.1:0 }]
+upstream: { address: 127.0.0.1:9 }
+policy: { file: p.lua }
+routes: [{ path: /x, methods: [POST], allow: [anyone] }]
+admin: off
+";
+    let config = write(folder.path(), "gatepost.yaml", yaml);
+    let child = Command::new(BINARY)
+        .args(["run", "--config"])
+        .arg(config)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = child.id();
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &pid.to_string()]).status();
+        assert!(sent.unwrap().success());
+    };
+    wait_for("its handlers", || {
+        const TERM: u64 = 1 << (15 - 1);
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let caught = status.lines().find_map(|it| it.strip_prefix("SigCgt:"));
+        u64::from_str_radix(caught.unwrap().trim(), 16).unwrap() & TERM != 0
+    });
+    signal("-HUP");
+    signal("-QUIT");
+    signal("-TERM");
+    let output = child.wait_with_output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    assert!(!log.contains("\"listening\""), "{log}");
 }

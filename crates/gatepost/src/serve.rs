@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use gatepost_config::{Listen, Settings, UpstreamAddress};
 use gatepost_proxy::{
-    Build, Fingerprint, LogControl, Parts, Server, UpstreamTarget, tell_predecessor,
+    Build, Fingerprint, LogControl, Parts, Server, Starting, UpstreamTarget, tell_predecessor,
 };
 
 use crate::cli::REVISION;
@@ -18,9 +18,10 @@ use crate::{demo, logging};
 pub(crate) fn run(config: &Path) -> Result<()> {
     let file = ConfigFile::new(config);
     let serving = || -> Result<()> {
+        let starting = Starting::begin()?;
         let settings = read(&file)?;
         let (log, _last_lines) = logging::init(&settings.0.log)?;
-        start(&file, settings, log)?.run()?;
+        start(&file, settings, log)?.run(starting)?;
         Ok(())
     };
     serving().inspect_err(|fault| tell_predecessor(&format!("{fault:#}")))
@@ -29,6 +30,7 @@ pub(crate) fn run(config: &Path) -> Result<()> {
 /// The same in front of the embedded injection API, with an invitation to try it.
 pub(crate) fn demo(config: &Path) -> Result<()> {
     let file = ConfigFile::new(config);
+    let starting = Starting::begin()?;
     let settings = read(&file)?;
     if !matches!(
         settings.0.upstream.addresses.first(),
@@ -48,7 +50,7 @@ pub(crate) fn demo(config: &Path) -> Result<()> {
     if let Some(gate) = server.addresses().find_map(tcp) {
         std::io::stdout().write_all(demo::invitation(gate).as_bytes())?;
     }
-    server.run()?;
+    server.run(starting)?;
     Ok(())
 }
 

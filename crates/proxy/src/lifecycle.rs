@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::connection::Connections;
 use crate::listening::SocketFile;
 use crate::reload::Wanted;
+use crate::starting::Starting;
 use crate::systemd;
 use crate::upgrade::{Inherited, Sockets};
 
@@ -73,10 +74,11 @@ impl Lifecycle {
     pub(crate) async fn serve(
         self,
         threads: Vec<Handle>,
-        before: Inherited,
+        (before, starting): (Inherited, Starting),
         files: &mut [SocketFile],
     ) -> io::Result<()> {
         let signals = Signals::new()?;
+        drop(starting);
         tokio::spawn(systemd::watchdog(threads));
         if std::process::id() == 1 {
             tokio::spawn(bury(signal(SignalKind::child())?));
@@ -235,14 +237,14 @@ pub(crate) enum Stop {
 }
 
 /// What a signal says.
-enum Told {
+pub(crate) enum Told {
     Stop(Stop),
     Reload,
     Upgrade,
 }
 
 /// The signals that gatepost listens to.
-struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -250,7 +252,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -259,7 +261,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Told {
+    pub(crate) async fn next(&mut self) -> Told {
         tokio::select! {
             _ = self.terminate.recv() => Told::Stop(Stop::AfterRequests),
             _ = self.interrupt.recv() => Told::Stop(Stop::AtOnce),

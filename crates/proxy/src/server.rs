@@ -35,6 +35,7 @@ use crate::metrics::Metrics;
 use crate::quota::QuotaStore;
 use crate::reload::{Fingerprint, Loaded, Reloader, Source};
 use crate::snapshot::Snapshot;
+use crate::starting::Starting;
 use crate::status::{LastReload, Page, Standing};
 use crate::systemd;
 use crate::tending::tend;
@@ -216,7 +217,7 @@ impl Server {
     /// # Errors
     ///
     /// [`StartError`] where a thread or a signal handler cannot be set up.
-    pub fn run(self) -> Result<(), StartError> {
+    pub fn run(self, starting: Starting) -> Result<(), StartError> {
         let system = |what| move |source| StartError::System { what, source };
         let Self {
             listeners,
@@ -279,7 +280,7 @@ impl Server {
             admin_over,
         };
         let threads = systemd::threads(&runtime);
-        main.block_on(lifecycle.serve(threads, inherited, &mut socket_files))
+        main.block_on(lifecycle.serve(threads, (inherited, starting), &mut socket_files))
             .map_err(system("signal handlers"))?;
         runtime.shutdown_timeout(Duration::ZERO);
         audit.flush();
