@@ -251,7 +251,7 @@ impl Gatepost {
     /// A page of the admin listener.
     pub(crate) fn admin(&self, path: &str) -> Reply {
         let mut connection = Connection::open(self.admin, TRUSTED);
-        connection.write(get(path));
+        connection.write(get(path).replacen("Host: gate", "Host: localhost", 1));
         connection.reply().unwrap()
     }
 

@@ -1,6 +1,6 @@
 //! One request in is at most one request out, and it is the request that was checked.
 
-use crate::harness::{Recorder, STRANGER, Setup, basic, get};
+use crate::harness::{Recorder, STRANGER, Setup, TRUSTED, basic, get};
 
 fn credentials() -> String {
     basic("scott", "tiger")
@@ -369,4 +369,39 @@ fn a_refused_request_leaves_the_connection_usable() {
     assert_eq!(connection.reply().unwrap().status, 404);
     connection.write(crate::harness::inject(&credentials()));
     assert_eq!(connection.reply().unwrap().status, 200);
+}
+
+/// The attack: a body that goes wrong where it is looked into, behind a proxy that passes chunks on as they come, and the rest of it as a request
+/// of its own: from the proxy's address, with a client address and an identity of the attacker's choice.
+#[test]
+fn what_follows_a_broken_body_is_no_request() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address)
+        .routes(
+            "
+  - { path: /x, methods: [POST], allow: [trusted_hosts], message_policy: true, message_format: rfc822 }
+  - { path: /open, methods: [GET], allow: [anyone] }
+",
+        )
+        .start();
+    let head = "POST /x HTTP/1.1\r\nHost: gate\r\nContent-Type: message/rfc822\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let hidden = "GET /open HTTP/1.1\r\nHost: gate\r\n\r\n";
+    let odd = format!("5 {}\r\n", "x".repeat(64 * 1024));
+    for (body, rest) in [
+        // Others count its digits.
+        ("000000000000000026\r\n", hidden.to_owned()),
+        ("5\r\nhello\r\n000000000000000026\r\n", hidden.to_owned()),
+        ("5 \r\n", format!("0\r\n\r\n{hidden}")),
+        (&odd, format!("0\r\n\r\n{hidden}")),
+        ("5\r\nhelloX", format!("\r\n0\r\n\r\n{hidden}")),
+    ] {
+        let mut connection = gate.connect(TRUSTED);
+        connection.write(format!("{head}{body}"));
+        let reply = connection.reply().unwrap();
+        assert_eq!(reply.status, 400, "{body}");
+        assert_eq!(reply.header("connection"), Some("close"), "{body}");
+        connection.write(rest);
+        assert_eq!(connection.until_closed(), b"", "{body}");
+        assert_eq!(upstream.requests(), 0, "{body}");
+    }
 }

@@ -400,7 +400,7 @@ fn a_page_of_others_learns_nothing() {
         ),
         (format!("Host: localhost:{port}\r\nOrigin: null\r\n"), false),
     ] {
-        for path in ["/", "/status", "/status.json"] {
+        for path in ["/", "/status", "/status.json", "/metrics", "/log"] {
             let reply = ask(&gate, "GET", path, &headers);
             assert_eq!(
                 reply.status,
@@ -413,10 +413,8 @@ fn a_page_of_others_learns_nothing() {
                 reply.text()
             );
         }
-        // Prometheus and probes go by names.
-        for path in ["/metrics", "/livez"] {
-            assert_eq!(ask(&gate, "GET", path, &headers).status, 200);
-        }
+        // Probes tell nothing.
+        assert_eq!(ask(&gate, "GET", "/livez", &headers).status, 200);
     }
     // Nor is it to be had from outside.
     for path in ["/", "/status", "/status.json"] {

@@ -1,5 +1,6 @@
 //! TLS: listeners, certificates that change, clients with certificates, and an upstream behind it.
 
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -8,8 +9,8 @@ use std::time::{Duration, Instant};
 use rcgen::SanType;
 
 use crate::harness::{
-    Connection, Gatepost, Recorder, STRANGER, Setup, TRUSTED, basic, get, post, run, wait_for,
-    write,
+    Connection, Gatepost, PATIENCE, Recorder, STRANGER, Setup, TRUSTED, basic, get, post, run,
+    wait_for, write,
 };
 use crate::tls_client::{Authority, Client, Over, Pair, Says, curl};
 
@@ -631,4 +632,30 @@ fn the_whole_chain_is_shown() {
         let connected = Client::new(&root, None).connect(gate.address, b"");
         assert_eq!(connected.is_ok(), well);
     }
+}
+
+/// The attack: connections that say by ALPN that they are HTTP/2, and then nothing, each of them one of `max_connections`.
+#[test]
+fn http2_has_to_begin_in_time() {
+    let authority = Authority::new();
+    let gate = over_tls("demo", &authority, &authority.server())
+        .with("http: { head_timeout: 500ms }")
+        .start();
+    let client = Client::new(&authority, None).http2();
+    for beginning in ["", "PRI *"] {
+        let mut stream = client.connect(gate.address, b"").unwrap().into_stream();
+        stream.write_all(beginning.as_bytes()).unwrap();
+        stream.sock.set_read_timeout(Some(PATIENCE)).unwrap();
+        let begin = Instant::now();
+        let mut all = Vec::new();
+        let end = stream.read_to_end(&mut all);
+        let took = begin.elapsed();
+        assert!(took < Duration::from_secs(10), "{end:?} after {took:?}");
+    }
+    let counted = "gatepost_refusals_total{reason=\"head_timed_out\"}";
+    wait_for("both to be counted", || gate.metric(counted) > 1.5);
+    wait_for("both to be gone", || {
+        gate.metric("gatepost_connections") < 0.5
+    });
+    assert!(!gate.logged().contains("handshake error"));
 }

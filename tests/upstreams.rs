@@ -145,7 +145,7 @@ fn a_dead_connection_is_no_reason_to_go_elsewhere() {
         })
     });
     let gatepost = Setup::before(list(&dying.each_ref().map(|it| it.address)))
-        .routes("\n  - { path: /x, methods: [GET, POST, PUT], allow: [trusted_hosts] }\n")
+        .routes("\n  - { path: /x, methods: [GET, POST, PUT], allow: [trusted_hosts], request_body_limit: 150 }\n")
         .start();
     let seen = || dying.each_ref().map(Recorder::requests);
     let body = "x".repeat(100);
@@ -637,6 +637,28 @@ fn a_failing_name_server_sends_nobody_elsewhere() {
         "{text}"
     );
     assert!(!text.contains("[::1]"), "{text}");
+}
+
+/// The usual resolv.conf names a server of one's own and one of somebody else. Which of them counts is a matter of their order, not of who is
+/// quicker; and the second is for when the first cannot say.
+#[test]
+fn name_servers_are_asked_one_after_the_other() {
+    let upstream = named("a");
+    let port = upstream.address.port();
+    let [first, second] = [(); 2].map(|()| NameServer::start(&[Ipv4Addr::LOCALHOST]));
+    let servers = [&first, &second].map(|it| format!("\"{}\"", it.address));
+    let start = || {
+        Setup::before(format!("mta.example:{port}"))
+            .with(&format!("upstream.nameservers: [{}]", servers.join(", ")))
+            .start()
+    };
+    let gatepost = start();
+    assert_eq!(shares(&gatepost, 2), [("a".to_owned(), 2)].into());
+    assert_eq!(second.asked.load(Ordering::Relaxed), 0);
+    first.say(Says::Ipv6AndNoWord);
+    let gatepost = start();
+    assert_eq!(shares(&gatepost, 2), [("a".to_owned(), 2)].into());
+    assert!(second.asked.load(Ordering::Relaxed) > 0);
 }
 
 /// Where names are in `/etc/hosts`, no name server is needed.

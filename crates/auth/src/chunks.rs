@@ -46,6 +46,9 @@ enum State {
 }
 
 impl ChunkScanner {
+    /// The most digits of a size: as many as 64 bits have.
+    const DIGITS: usize = 16;
+
     /// A size with its extensions, and all trailers together. The library has no use for either.
     const LONGEST: usize = 4096;
 
@@ -87,7 +90,8 @@ impl ChunkScanner {
         }
         let is_text = byte == b'\t' || byte == b' ' || byte.is_ascii_graphic() || byte >= 0x80;
         Ok(match (self.state, byte) {
-            (Start | Size, _) if byte.is_ascii_hexdigit() => {
+            // Zeros in front are legal; but others count digits, and one that gives up at the seventeenth is out of step.
+            (Start | Size, _) if byte.is_ascii_hexdigit() && self.line <= Self::DIGITS => {
                 let digit = char::from(byte).to_digit(16).ok_or(ChunkFault)?;
                 // A first digit that falls out on the left is a size beyond all bodies.
                 let left = self.left.checked_mul(16).ok_or(ChunkFault)?;

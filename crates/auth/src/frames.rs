@@ -11,7 +11,8 @@ use crate::throttle::Rate;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+/// A client or server gives up a stream (RFC 9113 §6.4).
+pub const RST_STREAM: u8 = 3;
 const END_STREAM: u8 = 1;
 
 /// What a client sends before its first frame (RFC 9113 §3.4).
@@ -225,8 +226,14 @@ impl Stragglers {
             .map(|it| it.0)
     }
 
+    /// Whether its answer has ended before its body.
+    #[must_use]
+    pub fn is_answered(&self, stream: u32) -> bool {
+        self.answered.iter().any(|(it, _)| *it == stream)
+    }
+
     fn is_known(&self, stream: u32) -> bool {
-        self.open.contains(&stream) || self.answered.iter().any(|(it, _)| *it == stream)
+        self.open.contains(&stream) || self.is_answered(stream)
     }
 
     fn forget(&mut self, stream: u32) {

@@ -184,17 +184,30 @@ fn tcp(text: &str) -> Option<UpstreamAddress> {
         Ok(address) => (address.ip().to_string(), address.port()),
         Err(_) => {
             let (host, port) = text.rsplit_once(':')?;
-            let plain =
-                |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
             // `parse` would take `+80`.
             let digits = port.bytes().all(|byte| byte.is_ascii_digit());
-            if host.is_empty() || !host.bytes().all(plain) || !digits {
+            if !is_host(host) || !digits {
                 return None;
             }
             (host.to_owned(), port.parse().ok()?)
         }
     };
     (port != 0).then_some(UpstreamAddress::Tcp { host, port })
+}
+
+/// A name that somebody could be asked about (RFC 1123 §2.1, and underscores, as hosts of containers have them). One that is but numbers is
+/// an address that nobody reads alike.
+fn is_host(text: &str) -> bool {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let label = |it: &str| {
+        (1..=63).contains(&it.len())
+            && !it.starts_with('-')
+            && !it.ends_with('-')
+            && it.bytes().all(plain)
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 253 && name.split('.').all(label) && !last.bytes().all(|it| it.is_ascii_digit())
 }
 
 pub(crate) fn unix_socket(path: &str) -> Result<PathBuf, Complaint> {

@@ -269,7 +269,10 @@ fn tls(
         );
     }
     let named = |address: &UpstreamAddress| match address {
-        UpstreamAddress::Tcp { host, .. } => (!is_server_name(host)).then(|| host.clone()),
+        UpstreamAddress::Tcp { host, .. } => {
+            // The dot of a whole name is not in certificates.
+            (!is_server_name(host.strip_suffix('.').unwrap_or(host))).then(|| host.clone())
+        }
         UpstreamAddress::Unix(_) | UpstreamAddress::Demo { .. } => None,
     };
     if server_name.is_none()

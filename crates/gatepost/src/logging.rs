@@ -67,6 +67,8 @@ fn filter(level: &str) -> Result<Targets, String> {
     Ok(Targets::new()
         .with_default(level)
         .with_target("pingora", level.min(LevelFilter::WARN))
+        // One for every HTTP/2 connection that ends before it has begun. It is a line of the access log.
+        .with_target("pingora_core::apps", LevelFilter::OFF)
         // Warns of single frames, of which a client may send as many as it likes.
         .with_target("h2", level.min(LevelFilter::ERROR))
         // Warns of what a client says before it is let in, in the client's own words. That a handshake failed is a line of ours.

@@ -2,7 +2,7 @@
 //! of its own, so it answers also when every proxy thread is busy.
 //!
 //! Who may: with `admin.token` whoever has it. Without, whoever reaches loopback, which in a browser is every page that is open in it;
-//! so what changes something, and the status, ask whether a page of others could have sent it.
+//! so everything but the probes asks whether a page of others could have sent it: metrics and quotas tell names.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -126,7 +126,7 @@ async fn guard(State(admin): State<Admin>, request: Request, next: Next) -> Resp
             let text = "the admin token is needed\n";
             return (StatusCode::UNAUTHORIZED, challenge, text).into_response();
         }
-        None if !request.method().is_safe() && may_be_a_page(headers) => {
+        None if may_be_a_page(headers) => {
             return (StatusCode::FORBIDDEN, NOT_HERE).into_response();
         }
         Some(_) | None => {}

@@ -14,7 +14,11 @@ use crate::tapped::{Tap, Tapped};
 
 /// Looks at chunks.
 #[derive(Debug)]
-struct Chunks(ChunkScanner);
+struct Chunks {
+    scanner: ChunkScanner,
+    /// Nothing more can be said of what follows a fault.
+    is_broken: bool,
+}
 
 impl Tap for Chunks {
     fn poll_read(
@@ -23,15 +27,19 @@ impl Tap for Chunks {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.is_broken {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         let before = buf.filled().len();
         ready!(Pin::new(stream).poll_read(cx, buf))?;
         let new = buf.filled().get(before..).unwrap_or_default();
-        let verdict = self.0.advance(new);
+        let verdict = self.scanner.advance(new);
         Poll::Ready(match verdict {
             // What follows the body is left to whoever looks for the next request.
             Ok(_) => Ok(()),
             Err(fault) => {
                 buf.set_filled(before);
+                self.is_broken = true;
                 Err(io::Error::new(io::ErrorKind::InvalidData, fault))
             }
         })
@@ -40,7 +48,10 @@ impl Tap for Chunks {
 
 /// Reads on where the head left off.
 pub(crate) fn watch(stream: Stream, chunks: ChunkScanner) -> Stream {
-    let tap = Chunks(chunks);
+    let tap = Chunks {
+        scanner: chunks,
+        is_broken: false,
+    };
     Box::new(Tapped { stream, tap })
 }
 

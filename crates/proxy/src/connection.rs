@@ -18,7 +18,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::answer;
 use crate::chunked::{unwatch, watch};
@@ -194,8 +194,8 @@ impl Connections {
 
     async fn serve_http2(&self, stream: Stream, way: &Way, mut shutdown: ShutdownWatch) {
         let _http2 = Counted::new(&self.metrics.connections.http2);
-        let patience = self.snapshot.load().http.body_timeout;
-        let (tap, verdict) = Watch::new(patience);
+        let http = self.snapshot.load().http;
+        let (tap, verdict) = Watch::new(http.head_timeout, http.body_timeout);
         let stream = Tapped { stream, tap };
         // A stop of the whole, or an end of this one: the client is told by GOAWAY in either case.
         let ending = way.ending();
@@ -203,14 +203,26 @@ impl Connections {
         let is_over = tokio::select! {
             _ = &mut serving => true,
             _ = shutdown.wait_for(|stop| *stop) => false,
+            () = self.outstays(way) => true,
         };
         if !is_over {
             way.end();
             serving.await;
         }
-        if let Some(flood) = verdict.get() {
-            self.record_refusal(way.arrival, &Refusal::Flood(*flood));
+        if let Some(refusal) = verdict.get() {
+            self.record_refusal(way.arrival, refusal);
         }
+    }
+
+    /// Ends when a client has been told to go, and has not for as long as gatepost itself would take to end. The library waits for its
+    /// answer to GOAWAY without limit.
+    async fn outstays(&self, way: &Way) {
+        if way.ending().wait_for(|end| *end).await.is_err() {
+            // Nobody can say it any more.
+            std::future::pending::<()>().await;
+        }
+        let most = self.snapshot.load().drain_timeout;
+        sleep(most).await;
     }
 
     fn is_proxy(&self, peer: IpAddr) -> bool {

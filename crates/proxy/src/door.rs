@@ -26,7 +26,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::answer;
 use crate::audit::{Audit, shown_name};
-use crate::body;
+use crate::body::{self, Pace};
 use crate::endpoints::NoEndpoint;
 use crate::fault::{
     BODY_TOO_LARGE, UPSTREAM_BUSY, UPSTREAM_DOWN, classify, in_short, speaks_against_upstream,
@@ -244,6 +244,10 @@ impl ProxyHttp for Door {
             }
             Err(refusal) => {
                 self.part_from_client(session);
+                if matches!(refusal, Refusal::Body | Refusal::BodyTimedOut) {
+                    // Where the body ends is in doubt, whatever the library believes: what follows must not become a request.
+                    session.set_keepalive(None);
+                }
                 if refusal.ends_connection() {
                     session.set_keepalive(None);
                     // HTTP/2 knows no such header.
@@ -304,7 +308,7 @@ impl ProxyHttp for Door {
         passage.tried.push(lease.endpoint().clone());
         let has_other = passage.snapshot.upstream.has_other(&passage.tried);
         // Where a pooled connection had been given the head, nobody else gets it.
-        e.set_retry(has_other && !is_late && !passage.handed_over);
+        e.set_retry(has_other && !is_late && !passage.is_second);
         e.more_context(format!("upstream {}", lease.endpoint().name))
     }
 
@@ -440,6 +444,7 @@ impl ProxyHttp for Door {
         if let Some(lease) = &passage.lease
             && passage.upstream_status.is_none()
             && !is_stale
+            && !passage.is_late()
             && speaks_against_upstream(&e, body_is_done)
         {
             lease.failed(Instant::now(), in_short(&e));
@@ -452,6 +457,10 @@ impl ProxyHttp for Door {
         e.set_retry(once_more);
         if once_more {
             passage.is_second = true;
+            // The body is counted anew, and where there was none yet, nobody had anything of the request.
+            passage.record.bytes_in = 0;
+            passage.pace = Pace::default();
+            passage.handed_over &= passage.body_begun;
             passage.again = passage.lease.as_ref().map(|it| it.endpoint().clone());
         }
         e
@@ -496,7 +505,9 @@ impl ProxyHttp for Door {
         // Bytes that a client sent ahead of its answer must not become the next request unseen.
         session.set_pipelining_enabled(false);
         let record = &mut passage.record;
-        if let Some(head) = session.response_written() {
+        if let Some(head) = session.response_written()
+            && !head.status.is_informational()
+        {
             record.status = head.status.as_u16();
         }
         record.bytes_out = u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX);

@@ -67,6 +67,15 @@ impl Remembered {
         health
     }
 
+    /// These are there until now.
+    fn touch(&mut self, list: &[Arc<Endpoint>], now: Instant) {
+        for (target, _, seen) in &mut self.0 {
+            if list.iter().any(|it| it.target == *target) {
+                *seen = now;
+            }
+        }
+    }
+
     /// Those that were seen now stay; of the others the ones that were seen last.
     fn forget(&mut self, now: Instant) {
         self.0.sort_by_key(|it| std::cmp::Reverse(it.2));
@@ -111,7 +120,11 @@ impl Endpoints {
         balancing: Balancing,
         running: Option<&Self>,
     ) -> Result<Self, StartError> {
-        let remembered = running.map(|it| it.made_of().remembered.clone());
+        let remembered = running.map(|it| {
+            let mut remembered = it.made_of().remembered.clone();
+            remembered.touch(&it.list(), Instant::now());
+            remembered
+        });
         let mut made_of = MadeOf {
             resolved,
             remembered: remembered.unwrap_or_default(),
@@ -153,6 +166,7 @@ impl Endpoints {
             return Ok(false);
         };
         *old = new;
+        all.remembered.touch(&self.list(), Instant::now());
         let list = build(&mut all, &self.manner, &self.balancing)?;
         self.list.store(Arc::new(list));
         *made_of = all;
@@ -280,7 +294,7 @@ impl Endpoint {
             State::Down
         } else if !self.is_circuit_closed() {
             State::CircuitOpen
-        } else if self.health.has_failed_last() {
+        } else if self.health.has_just_failed() {
             State::Failing
         } else {
             State::Up

@@ -80,7 +80,7 @@ fn of_upstream(kind: &ErrorType) -> Refusal {
     }
 }
 
-/// What the library says of it, up to a length: it quotes an answer that it does not understand, all of it.
+/// What the library says of it, up to a length, and without what it quotes: an answer that it does not understand, all of it.
 pub(crate) fn in_short(e: &Error) -> String {
     /// Writes the beginning, and says no to more.
     struct Beginning(String);
@@ -100,7 +100,13 @@ pub(crate) fn in_short(e: &Error) -> String {
         }
     }
     let mut short = Beginning(String::new());
-    if write!(short, "{e}").is_err() {
+    let mut is_cut = write!(short, "{e}").is_err();
+    // An upstream that gives back what it was told would put the secret that it knows gatepost by into the log.
+    if let Some(quoted) = short.0.find(" buf: ") {
+        short.0.truncate(quoted);
+        is_cut = true;
+    }
+    if is_cut {
         short.0.push('…');
     }
     short.0
@@ -114,6 +120,7 @@ mod tests {
     fn long_words_are_cut_short() {
         let said = |what: String| in_short(&Error::explain(H1Error, what));
         assert!(said("short".to_owned()).ends_with("short"));
+        assert!(!said("no HTTP, buf: Authorization: Basic Zz".to_owned()).contains("Basic"));
         let long = said("ü".repeat(1_000_000));
         assert!(
             long.ends_with("ü…") && (390..=410).contains(&long.len()),

@@ -91,8 +91,11 @@ impl Health {
         }
     }
 
-    pub(crate) fn has_failed_last(&self) -> bool {
-        self.failures_in_a_row.load(Relaxed) > 0
+    /// Whether the last request failed, and not long ago.
+    pub(crate) fn has_just_failed(&self) -> bool {
+        const RECENT: Duration = Duration::from_secs(30);
+        let recent = |it: LastFault| it.time.elapsed().is_ok_and(|it| it < RECENT);
+        self.failures_in_a_row.load(Relaxed) > 0 && self.last_fault().is_some_and(recent)
     }
 
     pub(crate) fn is_down(&self) -> bool {
@@ -250,7 +253,7 @@ mod tests {
         assert_eq!(health.answered(), Change::None);
         assert_eq!(fail(&health, start), Change::None);
         assert_eq!(fail(&health, start), Change::None);
-        assert!(health.is_circuit_closed() && health.has_failed_last());
+        assert!(health.is_circuit_closed() && health.has_just_failed());
         assert_eq!(fail(&health, start), Change::CircuitOpened);
         assert!(!health.is_circuit_closed());
         assert!(!health.begin_trial(at(9), BREAKER));
@@ -274,7 +277,7 @@ mod tests {
         for _ in 0..1000 {
             assert_eq!(health.failed(now, None, String::new()), Change::None);
         }
-        assert!(health.is_circuit_closed() && health.has_failed_last());
+        assert!(health.is_circuit_closed() && health.has_just_failed());
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use gatepost_auth::frames::{Flood, FrameAllowance, FrameScanner, Stragglers};
+use gatepost_auth::Refusal;
+use gatepost_auth::frames::{Flood, FrameAllowance, FrameScanner, RST_STREAM, Stragglers};
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Sleep, sleep_until};
@@ -25,6 +26,8 @@ pub(crate) struct Watch {
     outgoing: FrameScanner,
     allowance: FrameAllowance,
     stragglers: Stragglers,
+    /// What is still to come of the preface, in bytes, and by when.
+    preface: (usize, Duration),
     /// How long a body is waited for that goes on behind its answer.
     patience: Duration,
     /// Ends at the stragglers' deadline, or before.
@@ -34,15 +37,20 @@ pub(crate) struct Watch {
     verdict: Verdict,
 }
 
+/// The length of what a client begins with (RFC 9113 §3.4), in bytes.
+const PREFACE: usize = 24;
+
 #[derive(Debug)]
 struct Rest {
+    /// By when it has to be there.
+    by: Duration,
     /// Of the last frame, in bytes.
     payload: usize,
     words: &'static [u8],
 }
 
 /// Why a connection was closed; empty where there is nothing to say.
-pub(crate) type Verdict = Arc<OnceLock<Flood>>;
+pub(crate) type Verdict = Arc<OnceLock<Refusal>>;
 
 /// What the library reads last: a header block in pieces of nothing (HEADERS and CONTINUATION without an end), on
 /// which it says GOAWAY with ENHANCE_YOUR_CALM to the client by itself. It alone knows where a frame of ours ends. With a
@@ -54,7 +62,8 @@ const LAST_WORDS: &[u8] = b"\0\0\0\x01\0\0\0\0\x01\
     \0\0\0\x09\0\0\0\0\x01\0\0\0\x09\0\0\0\0\x01";
 
 impl Watch {
-    pub(crate) fn new(patience: Duration) -> (Self, Verdict) {
+    /// The library waits for the preface as long as its client likes; so it has the time for a head.
+    pub(crate) fn new(head_timeout: Duration, patience: Duration) -> (Self, Verdict) {
         let verdict = Verdict::default();
         let watch = Self {
             since: Instant::now(),
@@ -62,6 +71,7 @@ impl Watch {
             outgoing: FrameScanner::of_server(),
             allowance: FrameAllowance::default(),
             stragglers: Stragglers::default(),
+            preface: (PREFACE, head_timeout),
             patience,
             alarm: None,
             rest: None,
@@ -74,14 +84,21 @@ impl Watch {
     /// frame that was one too many, as far as it is there.
     fn received(&mut self, bytes: &[u8]) -> Option<usize> {
         let now = self.since.elapsed();
+        self.preface.0 = self.preface.0.saturating_sub(bytes.len());
         let mut left = bytes;
         while let Some(frame) = self.incoming.next(&mut left) {
+            // Who gives up a body behind its answer gives up nothing.
+            let is_over = frame.kind == RST_STREAM && self.stragglers.is_answered(frame.stream);
             self.stragglers.received(frame, now, self.patience);
+            if is_over {
+                continue;
+            }
             if let Err(flood) = self.allowance.received(frame, now) {
                 // The first reason is the one that counts.
-                let _ = self.verdict.set(flood);
+                let _ = self.verdict.set(Refusal::Flood(flood));
                 let here = frame.length.min(left.len());
                 self.rest = Some(Rest {
+                    by: now + self.patience,
                     payload: frame.length - here,
                     words: LAST_WORDS,
                 });
@@ -102,7 +119,7 @@ impl Watch {
             // Its last stream and its reason, four bytes each; the library writes its small frames in one piece.
             if frame.kind == GOAWAY && bytes.get(4..8) == Some(&[0, 0, 0, ENHANCE_YOUR_CALM]) {
                 // What was found here came first.
-                let _ = self.verdict.set(Flood::Library);
+                let _ = self.verdict.set(Refusal::Flood(Flood::Library));
             }
         }
     }
@@ -127,6 +144,14 @@ impl Watch {
             }
             ready!(self.poll_alarm(deadline, cx));
         }
+    }
+
+    /// The end of the connection, at this time.
+    fn poll_end(&mut self, by: Duration, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.since.elapsed() < by {
+            ready!(self.poll_alarm(by, cx));
+        }
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Ends at the deadline, or before.
@@ -163,10 +188,22 @@ impl Tap for Watch {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if let Some(rest) = &mut self.rest {
-            return rest.poll_read(stream, cx, buf);
+            let reading = rest.poll_read(stream, cx, buf);
+            if reading.is_pending() {
+                let by = rest.by;
+                return self.poll_end(by, cx);
+            }
+            return reading;
         }
         let before = buf.filled().len();
         let reading = Pin::new(stream).poll_read(cx, buf);
+        if reading.is_pending() && self.preface.0 > 0 {
+            let ending = self.poll_end(self.preface.1, cx);
+            if ending.is_ready() {
+                let _ = self.verdict.set(Refusal::HeadTimedOut);
+            }
+            return ending;
+        }
         if reading.is_pending() {
             let words = ready!(self.poll_straggler(cx))?;
             if buf.remaining() < words.len() {

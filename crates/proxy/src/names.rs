@@ -4,17 +4,19 @@
 //! search list, or to IPv6), "I cannot say" does not. A name server that fails for a moment must not send identities to another
 //! host that happens to have the name in another domain.
 
-use std::net::{IpAddr, SocketAddr};
+use std::fs::File;
+use std::io::Read as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
+use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
-use hickory_resolver::{Hosts, TokioResolver};
 use tokio::time::timeout;
 
 /// What a name stands for.
@@ -55,9 +57,14 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// [`NoAnswer`].
 pub(crate) async fn lookup(host: &str, nameservers: &[SocketAddr]) -> Result<Answer, NoAnswer> {
     let unknown = |fault: String| NoAnswer::Unknown(fault);
-    let mut name = Name::from_utf8(host).map_err(|fault| unknown(fault.to_string()))?;
-    if let Some(found) = in_hosts(&name) {
+    // Not `from_utf8`, which takes no underscore: hosts of containers have them.
+    let mut name = Name::from_ascii(host).map_err(|fault| unknown(fault.to_string()))?;
+    if let Some(found) = in_hosts(host, &read_hosts()) {
         return answer(host, found, LONGEST);
+    }
+    if is_localhost(host) {
+        // RFC 6761 §6.3: nobody else is asked about it.
+        return answer(host, vec![Ipv4Addr::LOCALHOST.into()], LONGEST);
     }
     let (config, mut options) = if nameservers.is_empty() {
         read_system_conf()
@@ -69,24 +76,26 @@ pub(crate) async fn lookup(host: &str, nameservers: &[SocketAddr]) -> Result<Ans
     options.use_hosts_file = ResolveHosts::Never;
     // What the system's file does not say would take all of the time for one try.
     options.timeout = options.timeout.min(Duration::from_secs(2));
-    let resolver = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-        .with_options(options)
-        .build()
-        .map_err(|fault| unknown(fault.to_string()))?;
+    // One after the other: whose answer counts must not depend on who is quicker.
+    let servers = config.name_servers().iter().map(|server| {
+        let alone = ResolverConfig::from_name_servers(vec![server.clone()]);
+        TokioResolver::builder_with_config(alone, TokioRuntimeProvider::default())
+            .with_options(options.clone())
+            .build()
+            .map_err(|fault| unknown(fault.to_string()))
+    });
+    let servers = servers.collect::<Result<Vec<_>, _>>()?;
     let asking = async {
         for candidate in candidates {
             for kind in [RecordType::A, RecordType::AAAA] {
-                match resolver.lookup(candidate.clone(), kind).await {
-                    Ok(found) => {
-                        let ips = ips(found.answers().iter().map(|it| &it.data));
-                        let holds = found.valid_until();
-                        let holds = holds.saturating_duration_since(Instant::now());
-                        if !ips.is_empty() {
-                            return answer(host, ips, holds);
-                        }
-                    }
-                    Err(fault) if fault.is_no_records_found() || fault.is_nx_domain() => {}
-                    Err(fault) => return Err(NoAnswer::Unknown(fault.to_string())),
+                let Some(found) = ask(&servers, &candidate, kind).await? else {
+                    continue;
+                };
+                let ips = ips(found.answers().iter().map(|it| &it.data));
+                let holds = found.valid_until();
+                if !ips.is_empty() {
+                    let holds = holds.saturating_duration_since(Instant::now());
+                    return answer(host, ips, holds);
                 }
             }
         }
@@ -95,6 +104,23 @@ pub(crate) async fn lookup(host: &str, nameservers: &[SocketAddr]) -> Result<Ans
     timeout(TIME, asking)
         .await
         .unwrap_or_else(|_| Err(unknown("no name server answered in time".to_owned())))
+}
+
+/// The word of the first server that has one; `None` where it says that there is nothing.
+async fn ask(
+    servers: &[TokioResolver],
+    name: &Name,
+    kind: RecordType,
+) -> Result<Option<Lookup>, NoAnswer> {
+    let mut last = "there is no name server".to_owned();
+    for server in servers {
+        match server.lookup(name.clone(), kind).await {
+            Ok(found) => return Ok(Some(found)),
+            Err(fault) if fault.is_no_records_found() || fault.is_nx_domain() => return Ok(None),
+            Err(fault) => last = fault.to_string(),
+        }
+    }
+    Err(NoAnswer::Unknown(last))
 }
 
 fn asking(nameservers: &[SocketAddr]) -> ResolverConfig {
@@ -108,15 +134,31 @@ fn asking(nameservers: &[SocketAddr]) -> ResolverConfig {
     ResolverConfig::from_name_servers(servers.collect())
 }
 
-fn in_hosts(name: &Name) -> Option<Vec<IpAddr>> {
-    let hosts = Hosts::from_system().ok()?;
-    [RecordType::A, RecordType::AAAA]
-        .into_iter()
-        .find_map(|kind| {
-            let found = hosts.lookup_static_host(&Query::query(name.clone(), kind))?;
-            let ips = ips(found.answers().iter().map(|it| &it.data));
-            (!ips.is_empty()).then_some(ips)
-        })
+fn read_hosts() -> String {
+    /// In bytes. Lists of blocked names are this large.
+    const MOST: u64 = 16 << 20;
+    let mut text = String::new();
+    let read = File::open("/etc/hosts").and_then(|it| it.take(MOST).read_to_string(&mut text));
+    // One that is not there, or no text, has no names.
+    read.map(|_| text).unwrap_or_default()
+}
+
+/// hosts(5): an address and its names on each line. IPv4 before IPv6, as with name servers.
+fn in_hosts(host: &str, text: &str) -> Option<Vec<IpAddr>> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let lines = text.lines().filter_map(|line| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        let ip: IpAddr = words.next()?.parse().ok()?;
+        words.any(|it| it.eq_ignore_ascii_case(host)).then_some(ip)
+    });
+    let (ipv4, ipv6): (Vec<_>, Vec<_>) = lines.partition(IpAddr::is_ipv4);
+    [ipv4, ipv6].into_iter().find(|it| !it.is_empty())
+}
+
+fn is_localhost(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let last = host.rsplit('.').next().unwrap_or_default();
+    last.eq_ignore_ascii_case("localhost")
 }
 
 fn ips<'a>(data: impl Iterator<Item = &'a RData>) -> Vec<IpAddr> {
@@ -129,7 +171,9 @@ fn candidates(name: &mut Name, config: &ResolverConfig, ndots: usize) -> Vec<Nam
         return vec![name.clone()];
     }
     let dots = usize::from(name.num_labels()).saturating_sub(1);
-    let search = config.search().iter().chain(config.domain());
+    // The host's own domain only where there is no list (resolv.conf(5), `domain`).
+    let own = config.domain().filter(|_| config.search().is_empty());
+    let search = config.search().iter().chain(own);
     let mut all: Vec<Name> = Vec::new();
     for domain in search {
         if let Ok(mut whole) = name.clone().append_domain(domain) {
@@ -212,6 +256,39 @@ mod tests {
         );
         check("mta.x.", &search, 5, &["mta.x."]);
         check("mta", &[], 1, &["mta."]);
+    }
+
+    #[test]
+    fn hosts_are_read_as_they_are_written() {
+        let text = "# 10.0.0.9 mta\n10.0.0.1 mta.test MTA my_mta # not_me\nfd00::1 mta six\n10.0.0.2\tmta\nx mta\n";
+        let of = |host: &str| {
+            let found = in_hosts(host, text).unwrap_or_default();
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(of("mta"), ["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(of("my_mta."), ["10.0.0.1"]);
+        assert_eq!(of("six"), ["fd00::1"]);
+        assert_eq!((of("not_me"), of("ta")), (vec![], vec![]));
+        for (host, expected) in [
+            ("localhost", true),
+            ("LocalHost.", true),
+            ("mta.localhost", true),
+            ("localhost.test", false),
+            ("notlocalhost", false),
+        ] {
+            assert_eq!(is_localhost(host), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn the_hosts_own_domain_is_for_want_of_a_list() {
+        let domain = Name::from_ascii("own.test.").unwrap();
+        let with = |search: Vec<Name>| {
+            let config = ResolverConfig::from_parts(Some(domain.clone()), search, Vec::new());
+            candidates(&mut Name::from_ascii("mta").unwrap(), &config, 1).len()
+        };
+        assert_eq!(with(Vec::new()), 2);
+        assert_eq!(with(vec![Name::from_ascii("a.test.").unwrap()]), 2);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use gatepost_config::Listen;
 use gatepost_policy::PolicyCounters;
 use pingora_core::apps::HttpServerOptions;
+use pingora_core::protocols::http::v2::server::default_h2_options;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use pingora_runtime::Runtime;
@@ -328,6 +329,10 @@ fn connections(
     options.h2c = true;
     options.h2_idle_timeout = Some(reloader.settings.http.keepalive_timeout);
     proxy.server_options = Some(options);
+    let mut http2 = default_h2_options();
+    // What small pieces of bodies may take while nobody has read them yet; with less, an upload in pieces of 100 bytes is cut off as a flood.
+    http2.data_frame_budget(1 << 20);
+    proxy.h2_options = Some(http2);
     proxy.handle_init_modules();
     Connections {
         proxy: Arc::new(proxy),

@@ -86,7 +86,9 @@ impl Names {
         if self.generation != snapshot.generation {
             // A reload took over what was known to the one before, which may have learned more since.
             self.generation = snapshot.generation;
-            self.known.clear();
+            self.known
+                .values_mut()
+                .for_each(|it| it.due = Instant::now());
         }
         for Resolved { configured, .. } in names {
             let Some(host) = host_to_resolve(&configured) else {
@@ -103,22 +105,25 @@ impl Names {
             }
             let found = names::lookup(host, &endpoints.balancing.nameservers).await;
             let result = known.learned(&configured, &found, endpoints, Instant::now());
-            let word = if result.is_ok() { "success" } else { "failure" };
+            let is_known = found.is_ok() && result.is_ok();
+            let word = if is_known { "success" } else { "failure" };
             self.resolutions.with_label_values(&[word]).inc();
             match &result {
-                Ok(true) => {
+                Ok(true) if is_known => {
                     let addresses = endpoints.list().len();
                     tracing::info!(host, addresses, "the upstream's addresses have changed");
                 }
-                Ok(false) if known.failing => tracing::info!(host, "the name is resolved again"),
+                Ok(_) if is_known && known.failing => {
+                    tracing::info!(host, "the name is resolved again")
+                }
                 Err(fault) if !known.failing => tracing::error!(
                     host,
                     fault,
                     "the upstream's name cannot be resolved; its addresses from before go on"
                 ),
-                Ok(false) | Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
-            known.failing = result.is_err();
+            known.failing = !is_known;
         }
     }
 }

@@ -67,6 +67,8 @@ impl UpstreamTls {
     ///
     /// Where no certificate could hold its name.
     pub(crate) fn peer(&self, address: SocketAddr, host: &str) -> Result<HttpPeer, String> {
+        // The dot of a whole name is not in certificates (RFC 6066 §3).
+        let host = host.strip_suffix('.').unwrap_or(host);
         let name = self.server_name.as_deref().unwrap_or(host);
         // INVARIANT: not empty, and a valid name. The library verifies nothing where there is none.
         if ServerName::try_from(name).is_err() {

@@ -147,6 +147,7 @@ fn an_upstream_over_tls() {
         "HTTPS://mta:8443",
         "\"https://[::1]:8443\"",
         "[https://mta, https://10.0.0.1]",
+        "https://mta.test.:443",
     ] {
         assert_eq!(upstream(address, ""), Some(plain.clone()), "{address}");
     }
