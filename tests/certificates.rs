@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rcgen::SanType;
 
 use crate::harness::{Gatepost, Recorder, STRANGER, Setup, get, post, run, wait_for, write};
+use crate::http2_client::{END_HEADERS, END_STREAM, GET_OPEN, HEADERS, Http2, frame};
 use crate::tls::{over_tls, reload};
 use crate::tls_client::{Authority, Client, Over, Pair, Says, TlsConnection, serve};
 
@@ -325,4 +326,32 @@ fn the_end_of_a_certificate_is_told_in_time() {
     assert_eq!(warnings.len(), 2, "{text}");
     assert!(warnings[0].ends_with(", in 13 days"), "{text}");
     assert!(warnings[1].contains("(mode 0644)"), "{text}");
+}
+
+/// The attack: a client that is told to go and does not answer, so that its connection stays, one of `max_connections`.
+#[test]
+fn who_is_told_to_go_and_stays_is_cut_off() {
+    let (authority, upstream) = (Authority::new(), Recorder::start());
+    let gate = over_tls(upstream.address, &authority, &authority.server())
+        .with("listener.client_ca: ca.pem\nlistener.client_certificate: optional")
+        .with("drain_timeout: 1s\nreload: { watch: off }")
+        .start();
+    // It acknowledges nothing.
+    let mut client = Http2::over_tls(&gate, &Client::new(&authority, None));
+    let mut ask = |stream: u32| {
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, GET_OPEN));
+        let reply = client.find(|it| it.stream == stream && it.kind == HEADERS);
+        reply.unwrap().status()
+    };
+    assert_eq!(ask(1), Some(200));
+    edit(
+        &gate,
+        "client_certificate: optional",
+        "client_certificate: required",
+    );
+    assert_eq!(ask(3), Some(421));
+    while client.next().is_some() {}
+    wait_for("its place to be free", || {
+        gate.metric("gatepost_connections") == 0.0
+    });
 }

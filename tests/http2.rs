@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::harness::{Recorder, STRANGER, Setup, wait_for};
 use crate::http2_client::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, GET_OPEN, GOAWAY, HEADERS, Http2, POST_OPEN,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GET_OPEN, GOAWAY, HEADERS, Http2, PING, POST_OPEN,
     RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, literal,
 };
 use crate::upstream_faults::{Raw, read_head};
@@ -169,6 +169,37 @@ fn a_body_that_stalls_behind_its_answer_is_cut_off() {
     }
 }
 
+/// The attack: the frame that is one too many is cut in its middle, so that nobody can say goodbye, and a body stalls that would hold the
+/// connection.
+#[test]
+fn a_frame_that_is_cut_is_not_waited_for() {
+    let upstream = Raw::start(|stream, _| {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly";
+        while read_head(stream).is_some() && stream.write_all(answer.as_bytes()).is_ok() {}
+    });
+    let gate = Setup::before(upstream.address)
+        .with("http: { body_timeout: 500ms }")
+        .start();
+    let ping = frame(PING, 0, 0, &[0; 8]);
+    // What is one too many lies in between, a little later on a busy machine.
+    std::thread::scope(|scope| {
+        for whole in 995..1035 {
+            let (gate, ping) = (&gate, &ping);
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    let mut client = Http2::open(gate, STRANGER);
+                    client.send(frame(HEADERS, END_HEADERS, 1, POST_OPEN));
+                    client.send(frame(DATA, 0, 1, b"half"));
+                    let end = client.find(|it| it.stream == 1 && it.ends_stream());
+                    assert!(end.is_some());
+                    client.send([&ping.repeat(whole), &ping[..14]].concat());
+                    while client.next().is_some() {}
+                }
+            });
+        }
+    });
+}
+
 /// The attack: a client that sends its body byte by byte. Its stream is answered and ended, and the connection goes on.
 #[test]
 fn a_body_that_drips_is_cut_off() {
@@ -189,4 +220,42 @@ fn a_body_that_drips_is_cut_off() {
     client.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, GET_OPEN));
     let reply = client.find(|it| it.stream == 3).unwrap();
     assert_eq!(reply.status(), Some(200));
+}
+
+/// The need: a client whose upload is answered early gives the rest of it up, and goes on. That is no flood, however often it
+/// happens.
+#[test]
+fn giving_up_what_is_answered_is_no_flood() {
+    let gate = Setup::before(Recorder::start().address)
+        .routes("\n  - { path: /open, methods: [GET], allow: [anyone] }\n")
+        .start();
+    let mut client = Http2::open(&gate, STRANGER);
+    // Twice as many as a client may give up at once.
+    for nth in 0..400 {
+        let stream = nth * 2 + 1;
+        client.send(frame(HEADERS, END_HEADERS, stream, POST_OPEN));
+        let answered =
+            client.find(|it| it.stream == stream && it.ends_stream() || it.kind == GOAWAY);
+        assert_ne!(answered.unwrap().kind, GOAWAY, "after {nth}");
+        client.send(frame(RST_STREAM, 0, stream, &[0; 4]));
+    }
+    client.send(frame(HEADERS, END_HEADERS | END_STREAM, 801, GET_OPEN));
+    let reply = client.find(|it| it.stream == 801 && it.kind == HEADERS);
+    assert_eq!(reply.unwrap().status(), Some(200));
+}
+
+/// The need: a client may send its upload in pieces as small as it likes, as fast as the window allows.
+#[test]
+fn an_upload_in_small_pieces_is_no_flood() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address).start();
+    let mut client = Http2::open(&gate, STRANGER);
+    client.send(frame(HEADERS, END_HEADERS, 1, POST_OPEN));
+    // All of it is within the window that a connection has at the beginning.
+    let pieces = frame(DATA, 0, 1, &[b'x'; 100]).repeat(600);
+    client.send(pieces);
+    client.send(frame(DATA, END_STREAM, 1, b""));
+    let reply = client.find(|it| matches!(it.kind, HEADERS | RST_STREAM | GOAWAY));
+    assert_eq!(reply.and_then(|it| it.status()), Some(200));
+    assert_eq!(upstream.requests(), 1);
 }
