@@ -126,14 +126,19 @@ fn a_body_that_stalls_is_cut_off() {
     });
 }
 
+/// Answers before it has the body.
+fn early() -> Raw {
+    Raw::start(|stream, _| {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly";
+        while read_head(stream).is_some() && stream.write_all(answer.as_bytes()).is_ok() {}
+    })
+}
+
 /// The attack: a client that stops in the middle of its body when its answer is there, so that nobody waits for anything but the body.
 /// Whether other requests go on meanwhile, or the client stops within a frame, makes no difference.
 #[test]
 fn a_body_that_stalls_behind_its_answer_is_cut_off() {
-    let upstream = Raw::start(|stream, _| {
-        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly";
-        while read_head(stream).is_some() && stream.write_all(answer.as_bytes()).is_ok() {}
-    });
+    let upstream = early();
     let gate = Setup::before(upstream.address)
         .with("http: { body_timeout: 500ms }")
         .start();
@@ -173,10 +178,7 @@ fn a_body_that_stalls_behind_its_answer_is_cut_off() {
 /// connection.
 #[test]
 fn a_frame_that_is_cut_is_not_waited_for() {
-    let upstream = Raw::start(|stream, _| {
-        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly";
-        while read_head(stream).is_some() && stream.write_all(answer.as_bytes()).is_ok() {}
-    });
+    let upstream = early();
     let gate = Setup::before(upstream.address)
         .with("http: { body_timeout: 500ms }")
         .start();

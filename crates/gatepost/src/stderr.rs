@@ -152,16 +152,21 @@ mod tests {
         }
     }
 
-    /// Whoever logs is not held up by a sink that hangs; what is lost is counted, and what is not comes in its order, to the last.
-    #[test]
-    fn a_sink_that_hangs_holds_up_nobody() {
+    /// A log whose sink takes a line for each permit, and all of them without, and what that has got.
+    fn stalled() -> (Background, mpsc::Sender<()>, Arc<Mutex<Vec<u8>>>) {
         let (permit, permits) = mpsc::channel();
         let text: Arc<Mutex<Vec<u8>>> = Arc::default();
         let sink = Stalling {
             permits,
             text: text.clone(),
         };
-        let mut log = Background::start(sink).unwrap();
+        (Background::start(sink).unwrap(), permit, text)
+    }
+
+    /// Whoever logs is not held up by a sink that hangs; what is lost is counted, and what is not comes in its order, to the last.
+    #[test]
+    fn a_sink_that_hangs_holds_up_nobody() {
+        let (mut log, permit, text) = stalled();
         let all = WAITING + 100;
         for number in 0..all {
             log.write_all(format!("{number}\n").as_bytes()).unwrap();
@@ -175,16 +180,11 @@ mod tests {
         let written: Vec<usize> = text.lines().map(|it| it.parse().unwrap()).collect();
         assert_eq!(written, (0..all - lost).collect::<Vec<_>>());
     }
+
     /// Long lines are bounded by what they take, not by their number.
     #[test]
     fn long_lines_have_no_more_room_than_short_ones() {
-        let (permit, permits) = mpsc::channel();
-        let text: Arc<Mutex<Vec<u8>>> = Arc::default();
-        let sink = Stalling {
-            permits,
-            text: text.clone(),
-        };
-        let mut log = Background::start(sink).unwrap();
+        let (mut log, permit, text) = stalled();
         let line = vec![b'x'; MOST_BYTES / 4];
         for _ in 0..8 {
             log.write_all(&line).unwrap();
