@@ -56,6 +56,26 @@ fn the_drain_has_a_deadline() {
     gate.wait_log(|line| line["message"] == "stopped with connections still open");
 }
 
+/// The one who deploys: stopped the moment it is ready, when the signal handlers of the start give way to those that stop with care. Connections
+/// may be there by then; they must not be dropped.
+#[test]
+fn a_stop_right_after_the_start_is_one_with_care() {
+    for _ in 0..20 {
+        let mut gate = Setup::demo().with("drain_delay: 10m").start();
+        gate.signal("TERM");
+        gate.wait_log(|line| {
+            line["message"]
+                .as_str()
+                .unwrap_or_default()
+                .starts_with("not ready any more")
+        });
+        assert_eq!(gate.admin("/readyz").status, 503);
+        gate.signal("TERM");
+        gate.wait_log(|line| line["message"] == "stopped at once by a second signal");
+        assert_eq!(gate.wait_exit(), Some(0));
+    }
+}
+
 #[test]
 fn a_second_signal_ends_at_once() {
     let upstream = Recorder::behaving(|_, _| true);

@@ -17,7 +17,6 @@ use tokio_util::task::TaskTracker;
 use crate::connection::Connections;
 use crate::listening::SocketFile;
 use crate::reload::Wanted;
-use crate::starting::Starting;
 use crate::systemd;
 use crate::upgrade::{Inherited, Sockets};
 
@@ -74,11 +73,9 @@ impl Lifecycle {
     pub(crate) async fn serve(
         self,
         threads: Vec<Handle>,
-        (before, starting): (Inherited, Starting),
+        (before, signals): (Inherited, Signals),
         files: &mut [SocketFile],
     ) -> io::Result<()> {
-        let signals = Signals::new()?;
-        drop(starting);
         tokio::spawn(systemd::watchdog(threads));
         if std::process::id() == 1 {
             tokio::spawn(bury(signal(SignalKind::child())?));

@@ -29,7 +29,7 @@ use crate::connection::Connections;
 use crate::descriptors;
 use crate::door::Door;
 use crate::inspect::Bodies;
-use crate::lifecycle::{Lifecycle, Phase};
+use crate::lifecycle::{Lifecycle, Phase, Signals};
 use crate::listening::{Listening, accept, open_admin};
 use crate::logging::LogControl;
 use crate::metrics::Metrics;
@@ -229,6 +229,9 @@ impl Server {
             inherited,
             status,
         } = self;
+        let main = main_runtime().map_err(system("the main runtime"))?;
+        // Before the first connection is accepted: from then on there is something to be lost.
+        let signals = take_over(&main, starting).map_err(system("signal handlers"))?;
         let sockets = Sockets::of(&listeners, admin.as_ref()).map_err(system("the listeners"))?;
         let audit = reloader.audit.clone();
         let snapshot = reloader.snapshot.clone();
@@ -270,7 +273,6 @@ impl Server {
         let reloading = thread::Builder::new().name("reload".to_owned());
         let reloading = reloading.spawn(move || reloader.run(&wanted));
         reloading.map_err(system("the reload thread"))?;
-        let main = main_runtime().map_err(system("the main runtime"))?;
         let lifecycle = Lifecycle {
             connections,
             tracker,
@@ -281,7 +283,7 @@ impl Server {
             admin_over,
         };
         let threads = systemd::threads(&runtime);
-        main.block_on(lifecycle.serve(threads, (inherited, starting), &mut socket_files))
+        main.block_on(lifecycle.serve(threads, (inherited, signals), &mut socket_files))
             .map_err(system("signal handlers"))?;
         runtime.shutdown_timeout(Duration::ZERO);
         audit.flush();
@@ -297,6 +299,14 @@ fn main_runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
+}
+
+/// From here on signals go to whoever holds what this gives.
+fn take_over(main: &tokio::runtime::Runtime, starting: Starting) -> io::Result<Signals> {
+    let _inside = main.enter();
+    let signals = Signals::new()?;
+    starting.end();
+    Ok(signals)
 }
 
 fn connections(

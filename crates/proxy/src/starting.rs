@@ -4,7 +4,7 @@
 //! container, at none of them: whoever stops a container that is just starting would wait for its whole grace period.
 
 use std::io;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use tokio::sync::oneshot;
 
@@ -12,7 +12,8 @@ use crate::lifecycle::{Signals, Told};
 
 /// While it lives, SIGTERM and SIGINT end the process, with success: nothing was begun. SIGHUP and SIGQUIT do nothing.
 pub struct Starting {
-    _over: oneshot::Sender<()>,
+    over: oneshot::Sender<()>,
+    listening: JoinHandle<()>,
 }
 
 impl Starting {
@@ -35,17 +36,26 @@ impl Starting {
                 }
             };
             tokio::select! {
+                biased;
+                // Nobody sends; the other end is gone when there are other handlers.
+                _ = is_over => {}
                 () = stopped => {
                     tracing::info!("stopped before it was ready");
                     std::process::exit(0);
                 }
-                // Nobody sends; the other end is gone when there are other handlers.
-                _ = is_over => {}
             }
         };
-        thread::Builder::new()
+        let listening = thread::Builder::new()
             .name("start".to_owned())
             .spawn(move || runtime.block_on(listening))?;
-        Ok(Self { _over: over })
+        Ok(Self { over, listening })
+    }
+
+    /// Leaves signals to other handlers, which have to be there already. When this returns, no signal ends the process here any more: each handler
+    /// is told of a signal, and the one that stops with care must not find that this one stopped without.
+    pub(crate) fn end(self) {
+        drop(self.over);
+        // Where the thread panicked it ends nothing either.
+        let _ = self.listening.join();
     }
 }
