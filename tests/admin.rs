@@ -231,6 +231,10 @@ fn the_log_level_is_changed_while_it_runs() {
     assert_eq!(gate.admin("/log").text(), "info\n");
     assert_eq!(put("error\n").text(), "error\n");
     request("/a");
+    // The client has its answer a moment before the line would be written.
+    wait_for("the end of the first", || {
+        gate.metric("gatepost_requests_in_flight") == 0.0
+    });
     assert_eq!(gate.admin("/log").text(), "error\n");
     let reply = put("loud");
     assert_eq!(reply.status, 422);

@@ -25,6 +25,10 @@ use gatepost_auth::signature::Claim;
 
 use crate::cli::{Arguments, Command};
 
+/// A request costs a hundred small allocations, most of them the proxy library's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let done = match Arguments::parse().command {

@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gatepost_config::UpstreamAddress;
 use http::HeaderValue;
 use pingora_core::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 
+use crate::corked::Corkable;
 use crate::endpoints::Endpoints;
 use crate::names::{self, Answer};
 use crate::server::StartError;
@@ -156,6 +158,9 @@ impl Manner {
                     .map_err(|error| fault(&error.to_string()))?
             }
         };
+        if matches!(target, UpstreamTarget::Tcp(_)) {
+            peer.options.custom_l4 = Some(Arc::new(Corkable));
+        }
         peer.options.connection_timeout = Some(self.connect_timeout);
         peer.options.total_connection_timeout = Some(self.connect_timeout);
         peer.options.read_timeout = Some(self.response_timeout);

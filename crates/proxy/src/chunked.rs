@@ -10,18 +10,24 @@ use gatepost_auth::chunks::ChunkScanner;
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
-use crate::tapped::{Tap, Tapped};
-
 /// Looks at chunks.
 #[derive(Debug)]
-struct Chunks {
+pub(crate) struct Chunks {
     scanner: ChunkScanner,
     /// Nothing more can be said of what follows a fault.
     is_broken: bool,
 }
 
-impl Tap for Chunks {
-    fn poll_read(
+impl Chunks {
+    /// Reads on where the head left off.
+    pub(crate) fn after(scanner: ChunkScanner) -> Self {
+        Self {
+            scanner,
+            is_broken: false,
+        }
+    }
+
+    pub(crate) fn poll_read(
         &mut self,
         stream: &mut Stream,
         cx: &mut Context<'_>,
@@ -44,22 +50,4 @@ impl Tap for Chunks {
             }
         })
     }
-}
-
-/// Reads on where the head left off.
-pub(crate) fn watch(stream: Stream, chunks: ChunkScanner) -> Stream {
-    let tap = Chunks {
-        scanner: chunks,
-        is_broken: false,
-    };
-    Box::new(Tapped { stream, tap })
-}
-
-/// Takes what [`watch`] put in out again, once the request is over.
-pub(crate) fn unwatch(stream: Stream) -> Option<Stream> {
-    if !(*stream).as_any().is::<Tapped<Chunks>>() {
-        return Some(stream);
-    }
-    let tapped = stream.into_any().downcast::<Tapped<Chunks>>();
-    tapped.ok().map(|it| it.stream)
 }

@@ -21,10 +21,10 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
 use crate::answer;
-use crate::chunked::{unwatch, watch};
+use crate::client_stream::ClientStream;
 use crate::crowd::{Crowd, Place};
 use crate::door::Door;
-use crate::head::{HeadTimes, Incoming, Turn, next_head, silent_after};
+use crate::head::{HeadTimes, Incoming, Patience, Turn, next_head, silent_after};
 use crate::http2::Watch;
 use crate::metrics::{Counted, Metrics};
 use crate::opening::{Opened, Opening, proxy_header};
@@ -105,12 +105,13 @@ impl Connections {
             return Box::pin(self.serve_secure(stream, &way, shutdown)).await;
         }
         drop(snapshot);
-        let first = self.head(&mut stream, Turn::First, &mut shutdown).await;
+        let mut patience = Patience::new(&shutdown);
+        let first = self.head(&mut stream, Turn::First, &mut patience).await;
         if let Incoming::Http2(preface) = first {
             stream.rewind(&preface);
             return Box::pin(self.serve_http2(Box::new(stream), &way, shutdown)).await;
         }
-        Box::pin(self.serve_http1(Box::new(stream), first, arrival, shutdown)).await;
+        Box::pin(self.serve_http1(Box::new(stream), first, &way, patience, shutdown)).await;
     }
 
     /// A peer on a Unix socket has no address to be counted by.
@@ -180,23 +181,24 @@ impl Connections {
         &self,
         mut stream: Box<TlsStream<TcpOrUnix>>,
         way: &Way,
-        mut shutdown: ShutdownWatch,
+        shutdown: ShutdownWatch,
     ) {
-        let arrival = way.arrival;
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
             return self.serve_http2(stream, way, shutdown).await;
         }
+        let mut patience = Patience::new(&shutdown);
         let first = self
-            .head(&mut *stream, Turn::FirstOverTls, &mut shutdown)
+            .head(&mut *stream, Turn::FirstOverTls, &mut patience)
             .await;
-        self.serve_http1(stream, first, arrival, shutdown).await;
+        self.serve_http1(stream, first, way, patience, shutdown)
+            .await;
     }
 
     async fn serve_http2(&self, stream: Stream, way: &Way, mut shutdown: ShutdownWatch) {
         let _http2 = Counted::new(&self.metrics.connections.http2);
         let http = self.snapshot.load().http;
         let (tap, verdict) = Watch::new(http.head_timeout, http.body_timeout);
-        let stream = Tapped { stream, tap };
+        let stream = Tapped::new(stream, tap);
         // A stop of the whole, or an end of this one: the client is told by GOAWAY in either case.
         let ending = way.ending();
         let mut serving = std::pin::pin!(self.proxy.process_new(Box::new(stream), &ending));
@@ -231,11 +233,13 @@ impl Connections {
 
     async fn serve_http1(
         &self,
-        mut stream: Stream,
+        stream: Stream,
         mut incoming: Incoming,
-        arrival: Arrival,
-        mut shutdown: ShutdownWatch,
+        way: &Way,
+        mut patience: Patience,
+        shutdown: ShutdownWatch,
     ) {
+        let mut stream = ClientStream::around(stream);
         let mut requests = 0_usize;
         loop {
             let (bytes, last, chunks) = match incoming {
@@ -245,14 +249,12 @@ impl Connections {
                     chunks,
                 } => (bytes, last, chunks),
                 Incoming::Refused(refusal) => {
-                    self.record_refusal(arrival, &refusal);
+                    self.record_refusal(way.arrival, &refusal);
                     return answer::refuse_raw(stream, &refusal).await;
                 }
                 Incoming::Http2(_) | Incoming::Closed => return say_goodbye(stream).await,
             };
-            if let Some(chunks) = chunks {
-                stream = watch(stream, chunks);
-            }
+            stream.expect(chunks);
             let mut session = ServerSession::new_http1(stream);
             let http = self.snapshot.load().http;
             session.set_read_timeout(Some(http.body_timeout));
@@ -266,14 +268,15 @@ impl Connections {
             let last = last || most.is_some_and(|most| requests >= most);
             session.set_keepalive_reuses_remaining(last.then_some(0));
             session.set_pipelined_prefix(bytes);
-            let Some(reused) = self.proxy.process_new_http(session, &shutdown).await else {
+            let serving = self.proxy.process_new_http(session, &shutdown);
+            let Some(reused) = way.held_back.with(serving).await else {
                 return;
             };
-            let Some(inner) = unwatch(reused.consume().0) else {
+            let Ok(same) = reused.consume().0.into_any().downcast() else {
                 return;
             };
-            stream = inner;
-            incoming = self.head(&mut *stream, Turn::Later, &mut shutdown).await;
+            stream = same;
+            incoming = self.head(&mut *stream, Turn::Later, &mut patience).await;
         }
     }
 
@@ -281,7 +284,7 @@ impl Connections {
         &self,
         stream: &mut (impl tokio::io::AsyncRead + Unpin + ?Sized),
         turn: Turn,
-        shutdown: &mut ShutdownWatch,
+        patience: &mut Patience,
     ) -> Incoming {
         let http = self.snapshot.load().http;
         let idle = match turn {
@@ -292,7 +295,7 @@ impl Connections {
             idle,
             head: http.head_timeout,
         };
-        next_head(stream, turn, http.head_limits, times, shutdown).await
+        next_head(stream, turn, http.head_limits, times, patience).await
     }
 
     /// A head that did not pass is a request too, as far as counting goes.

@@ -3,6 +3,7 @@
 //! [`Door::decide`] is the whole way of a request, top to bottom. It ends in a permit or in a refusal;
 //! without a permit there is no upstream address, so whatever goes wrong on the way, nothing passes.
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use gatepost_auth::{Credentials, Judgement, Mechanism, Origin, Permit, Refusal, 
 use http::Version;
 use http::header::TRANSFER_ENCODING;
 use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::ErrorType::{
     ConnectTimedout, InternalError, InvalidHTTPHeader, ReadTimedout, TLSHandshakeTimedout,
@@ -27,6 +29,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use crate::answer;
 use crate::audit::{Audit, shown_name};
 use crate::body::{self, Pace};
+use crate::corked::Cork;
 use crate::endpoints::NoEndpoint;
 use crate::fault::{
     BODY_TOO_LARGE, UPSTREAM_BUSY, UPSTREAM_DOWN, classify, in_short, speaks_against_upstream,
@@ -164,7 +167,8 @@ impl Door {
             Err(throttled) => Err(throttled),
         };
         record.authentication = Some(Authentication::of(mechanism, judgement.as_ref()));
-        let live = judgement.as_ref().ok().map(Answer::to_credentials);
+        let live = judgement.as_ref().ok().filter(|_| shadow.is_some());
+        let live = live.map(Answer::to_credentials);
         let subject = judgement.and_then(|it| it.into_subject(mechanism));
         if subject.is_err() {
             record.user = user
@@ -288,6 +292,25 @@ impl ProxyHttp for Door {
         let peer = lease.peer(passage.time_left());
         passage.lease = Some(lease);
         Ok(peer)
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _socket: RawFd,
+        digest: Option<&Digest>,
+        _passage: &mut Passage,
+    ) -> Result<()> {
+        // Streams of HTTP/2 are many on a connection, and nobody sees when they wait.
+        if session.req_header().version != Version::HTTP_2
+            && !session.is_body_empty()
+            && let (Ok(way), Some(cork)) = (way(session), Cork::of(digest))
+        {
+            way.held_back.begin(cork);
+        }
+        Ok(())
     }
 
     /// Nothing of the request has been sent, so another address may get it.

@@ -17,13 +17,13 @@ use gatepost_auth::chunks::ChunkScanner;
 use gatepost_auth::wire::{HeadLimits, HeadScanner};
 use pingora_core::server::ShutdownWatch;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// RFC 9113 §3.4: what a client sends that knows to be talking to an HTTP/2 server.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What is read at once. An ordinary head fits.
-const AT_ONCE: usize = 2048;
+/// What is read at once, in bytes. An ordinary message fits, head and body: what comes in one piece can leave in one.
+const AT_ONCE: usize = 8 * 1024;
 
 /// How long a connection on which nothing is under way stays open when gatepost stops. A client that sends just then has not
 /// been told `Connection: close` yet; what it sends is answered, and says so. Whoever sends oftener than this loses nothing.
@@ -68,45 +68,67 @@ pub(crate) enum Turn {
     Later,
 }
 
+/// What a connection waits for beside its client, from its first request to its last.
+///
+/// There is one timer for all of them: where each head had its own, each would wake the runtime to be taken into account (a system call), though
+/// it only ever ends later than the one before.
+pub(crate) struct Patience {
+    alarm: Pin<Box<Sleep>>,
+    silent: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Patience {
+    pub(crate) fn new(shutdown: &ShutdownWatch) -> Self {
+        Self {
+            alarm: Box::pin(sleep(Duration::ZERO)),
+            silent: Box::pin(silent_after(shutdown)),
+        }
+    }
+}
+
 /// Reads up to the end of the next head.
 pub(crate) async fn next_head(
     stream: &mut (impl AsyncRead + Unpin + ?Sized),
     turn: Turn,
     limits: HeadLimits,
     times: HeadTimes,
-    shutdown: &mut ShutdownWatch,
+    patience: &mut Patience,
 ) -> Incoming {
+    let Patience { alarm, silent } = patience;
     let mut bytes = BytesMut::new();
     let mut scanner = HeadScanner::new(limits);
-    let mut deadline = Instant::now() + times.idle;
+    alarm.as_mut().reset(Instant::now() + times.idle);
     loop {
         let waiting = bytes.is_empty();
         let read = tokio::select! {
             biased;
             read = more(stream, &mut bytes) => read,
-            () = sleep_until(deadline) => {
+            () = alarm.as_mut() => {
                 return if waiting { Incoming::Closed } else { Incoming::Refused(Refusal::HeadTimedOut) };
             }
             // Within a request the client waits for its answer; before one nothing is lost by closing.
-            () = silent_after(shutdown), if waiting => return Incoming::Closed,
+            () = silent.as_mut(), if waiting => return Incoming::Closed,
         };
         match read {
             // Half a head is answered by closing: there is nobody to read an answer, or nothing to
             // answer to.
             Ok(0) | Err(_) => return Incoming::Closed,
-            Ok(_) if waiting => deadline = Instant::now() + times.head,
             Ok(_) => {}
         }
         if turn == Turn::First && may_be_http2(&bytes) {
             if bytes.len() >= HTTP2_PREFACE.len() {
                 return Incoming::Http2(bytes);
             }
-            continue;
+        } else {
+            match scanner.advance(&bytes) {
+                Ok(None) => {}
+                Ok(Some(end)) => return request(bytes, end, scanner.body_length()),
+                Err(fault) => return Incoming::Refused(Refusal::Head(fault)),
+            }
         }
-        match scanner.advance(&bytes) {
-            Ok(None) => {}
-            Ok(Some(end)) => return request(bytes, end, scanner.body_length()),
-            Err(fault) => return Incoming::Refused(Refusal::Head(fault)),
+        if waiting {
+            // Most heads are there at once, and never come here.
+            alarm.as_mut().reset(Instant::now() + times.head);
         }
     }
 }
@@ -127,11 +149,13 @@ async fn more(
 }
 
 /// Ends when a connection that says nothing may be closed since gatepost stops.
-pub(crate) async fn silent_after(shutdown: &ShutdownWatch) {
+pub(crate) fn silent_after(shutdown: &ShutdownWatch) -> impl Future<Output = ()> + Send + use<> {
     // A copy: what it has seen counts as seen for whoever gets the original next, and the proxy library would never send GOAWAY.
     let mut shutdown = shutdown.clone();
-    if shutdown.wait_for(|stop| *stop).await.is_ok() {
-        sleep(GRACE).await;
+    async move {
+        if shutdown.wait_for(|stop| *stop).await.is_ok() {
+            sleep(GRACE).await;
+        }
     }
 }
 
@@ -179,18 +203,16 @@ mod tests {
             builder.read(piece);
         }
         let mut stream = builder.build();
-        let (_keep, mut shutdown) = tokio::sync::watch::channel(false);
+        let (_keep, shutdown) = tokio::sync::watch::channel(false);
         let times = HeadTimes {
             idle: Duration::from_secs(5),
             head: Duration::from_secs(5),
         };
-        tokio_test::block_on(next_head(
-            &mut stream,
-            turn,
-            HeadLimits::default(),
-            times,
-            &mut shutdown,
-        ))
+        let limits = HeadLimits::default();
+        tokio_test::block_on(async {
+            let mut patience = Patience::new(&shutdown);
+            next_head(&mut stream, turn, limits, times, &mut patience).await
+        })
     }
 
     fn check(pieces: &[&[u8]], expected: &[u8], expected_last: bool) {
@@ -255,7 +277,7 @@ mod tests {
     /// HTTP/2 the proxy library, which sends GOAWAY by it) still sees that there is something to see.
     #[tokio::test(start_paused = true)]
     async fn a_stop_is_left_to_be_seen() {
-        let (stop, mut shutdown) = tokio::sync::watch::channel(false);
+        let (stop, shutdown) = tokio::sync::watch::channel(false);
         stop.send_replace(true);
         for (wait, closed) in [(GRACE / 2, false), (GRACE * 2, true)] {
             let mut builder = tokio_test::io::Builder::new();
@@ -265,7 +287,8 @@ mod tests {
                 head: Duration::from_secs(10),
             };
             let limits = HeadLimits::default();
-            let got = next_head(&mut stream, Turn::First, limits, times, &mut shutdown).await;
+            let mut patience = Patience::new(&shutdown);
+            let got = next_head(&mut stream, Turn::First, limits, times, &mut patience).await;
             assert_eq!(matches!(got, Incoming::Closed), closed);
             assert!(shutdown.has_changed().unwrap());
             // The mock insists that everything is read.
@@ -282,7 +305,7 @@ mod tests {
                 .read(std::slice::from_ref(byte));
         }
         let mut stream = builder.build();
-        let (_keep, mut shutdown) = tokio::sync::watch::channel(false);
+        let (_keep, shutdown) = tokio::sync::watch::channel(false);
         let times = HeadTimes {
             idle: Duration::from_secs(60),
             head: Duration::from_secs(10),
@@ -293,7 +316,7 @@ mod tests {
             Turn::First,
             HeadLimits::default(),
             times,
-            &mut shutdown,
+            &mut Patience::new(&shutdown),
         )
         .await;
         assert!(matches!(got, Incoming::Refused(Refusal::HeadTimedOut)));

@@ -1,10 +1,11 @@
 //! A stream with somebody between it and the library: who sees what comes and goes, and may have a word in it.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use async_trait::async_trait;
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -25,15 +26,63 @@ pub(crate) trait Tap: fmt::Debug + Unpin + Send + Sync + 'static {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>>;
 
+    /// Writes for the library.
+    fn poll_write(
+        &mut self,
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(stream).poll_write(cx, buf))?;
+        self.wrote(buf.get(..written).unwrap_or_default(), cx);
+        Poll::Ready(Ok(written))
+    }
+
+    /// The same with several pieces at once.
+    fn poll_write_vectored(
+        &mut self,
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(stream).poll_write_vectored(cx, bufs))?;
+        let mut left = written;
+        for buf in bufs {
+            let here = left.min(buf.len());
+            self.wrote(buf.get(..here).unwrap_or_default(), cx);
+            left -= here;
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    /// Writes what it has kept, before a flush and before the end.
+    fn poll_settle(&mut self, _stream: &mut Stream, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
     /// Learns what was written.
     fn wrote(&mut self, _bytes: &[u8], _cx: &mut Context<'_>) {}
 }
 
 /// A stream with that in it.
 #[derive(Debug)]
-pub(crate) struct Tapped<T> {
-    pub(crate) stream: Stream,
+pub(crate) struct Tapped<T: Tap> {
+    stream: Stream,
     pub(crate) tap: T,
+}
+
+impl<T: Tap> Tapped<T> {
+    pub(crate) fn new(stream: Stream, tap: T) -> Self {
+        Self { stream, tap }
+    }
+}
+
+/// What it has kept is sent as far as the socket takes it at once: the half of an answer that there was, for one.
+impl<T: Tap> Drop for Tapped<T> {
+    fn drop(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = self.tap.poll_settle(&mut self.stream, &mut cx);
+    }
 }
 
 impl<T: Tap> AsyncRead for Tapped<T> {
@@ -54,9 +103,7 @@ impl<T: Tap> AsyncWrite for Tapped<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
-        this.tap.wrote(buf.get(..written).unwrap_or_default(), cx);
-        Poll::Ready(Ok(written))
+        this.tap.poll_write(&mut this.stream, cx, buf)
     }
 
     fn poll_write_vectored(
@@ -65,14 +112,7 @@ impl<T: Tap> AsyncWrite for Tapped<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))?;
-        let mut left = written;
-        for buf in bufs {
-            let here = left.min(buf.len());
-            this.tap.wrote(buf.get(..here).unwrap_or_default(), cx);
-            left -= here;
-        }
-        Poll::Ready(Ok(written))
+        this.tap.poll_write_vectored(&mut this.stream, cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -80,11 +120,15 @@ impl<T: Tap> AsyncWrite for Tapped<T> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.tap.poll_settle(&mut this.stream, cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        ready!(this.tap.poll_settle(&mut this.stream, cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }
 
@@ -93,12 +137,14 @@ impl<T: Tap> AsyncWrite for Tapped<T> {
 #[async_trait]
 impl<T: Tap> Shutdown for Tapped<T> {
     async fn shutdown(&mut self) {
+        // What cannot be written any more is lost with the connection.
+        let _ = poll_fn(|cx| self.tap.poll_settle(&mut self.stream, cx)).await;
         Shutdown::shutdown(&mut *self.stream).await;
     }
 }
 
 /// Not asked: the connection was recognised before.
-impl<T> Peek for Tapped<T> {}
+impl<T: Tap> Peek for Tapped<T> {}
 
 impl<T: Tap> UniqueID for Tapped<T> {
     fn id(&self) -> UniqueIDType {

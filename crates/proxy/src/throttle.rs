@@ -72,6 +72,10 @@ impl Throttle {
             return Ok(());
         }
         let now = self.memory.now();
+        if self.memory.table.largest() <= now {
+            // Everybody is at rest, as ever where nobody guesses.
+            return Ok(());
+        }
         let wait = keys(limits, attempt)
             .filter_map(|(kind, rate)| {
                 let key = self.memory.key(kind, attempt);

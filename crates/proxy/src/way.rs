@@ -14,6 +14,7 @@ use pingora_proxy::Session;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
+use crate::corked::HeldBack;
 use crate::pem;
 use crate::snapshot::Snapshot;
 use crate::tls::{NoName, Presented, ServerTls};
@@ -28,6 +29,8 @@ pub(crate) struct Way {
     handshake: OnceLock<Handshake>,
     /// Ends the connection when its requests are over. There for those of HTTP/2 over TLS; HTTP/1 says `Connection: close`.
     end: OnceLock<watch::Sender<bool>>,
+    /// For HTTP/1.
+    pub(crate) held_back: HeldBack,
 }
 
 #[derive(Debug)]
@@ -52,6 +55,7 @@ impl Way {
             listener,
             handshake: OnceLock::new(),
             end: OnceLock::new(),
+            held_back: HeldBack::default(),
         })
     }
 

@@ -4,6 +4,8 @@
 //! are taken, the one closest to rest makes room. Nothing is ever swept or moved. What is forgotten is
 //! what mattered least, and an attacker cannot choose whose places a name falls into.
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// In how many places a key may be.
@@ -15,6 +17,8 @@ const STRIPES: usize = 256;
 pub(super) struct Table {
     stripes: Box<[Mutex<Stripe>]>,
     sets_per_stripe: u64,
+    /// The largest number that any key ever had.
+    largest: AtomicU64,
 }
 
 type Stripe = Box<[[Place; WAYS]]>;
@@ -34,7 +38,13 @@ impl Table {
         Self {
             stripes: (0..STRIPES).map(|_| stripe()).collect(),
             sets_per_stripe: sets as u64,
+            largest: AtomicU64::new(0),
         }
+    }
+
+    /// No key's number is larger than this.
+    pub(super) fn largest(&self) -> u64 {
+        self.largest.load(SeqCst)
     }
 
     /// The key's number, if it is remembered.
@@ -67,10 +77,9 @@ impl Table {
             } else {
                 start
             };
-            *place = Place {
-                key,
-                arrival: change(old),
-            };
+            let arrival = change(old);
+            self.largest.fetch_max(arrival, SeqCst);
+            *place = Place { key, arrival };
         }
     }
 
