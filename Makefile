@@ -53,33 +53,47 @@ sslyze: setup
 	target/sslyze/bin/pip install --quiet --disable-pip-version-check $(SSLYZE); \
 	echo "$(SSLYZE)" > target/sslyze/installed
 
-# Programs of others, from Debian. The tests start them by themselves, with a configuration of their own, so nothing that
+# Programs of others, from Debian. Tests and measurements start them by themselves, with a configuration of their own, so nothing that
 # is installed here may start, now or at the next boot: while apt-get runs a policy-rc.d forbids it (one that is there
 # already is left alone, as in containers), and afterwards the units are disabled. What was there before is not touched.
-# Of fail2ban only fail2ban-regex is used. /usr/sbin is where nginx and haproxy are, and not in everybody's PATH.
+# /usr/sbin is where nginx and haproxy are, and not in everybody's PATH.
+# Called with words PROGRAM=PACKAGE,PACKAGE; without `=` both have the same name. A PROGRAM with a slash is a file.
+define install_programs
+missing=(); \
+for word in $(1); do \
+  program=$${word%%=*}; \
+  case $$program in \
+    */*) [ -e "$$program" ] && continue ;; \
+    *) command -v "$$program" >/dev/null && continue ;; \
+  esac; \
+  IFS=, read -ra packages <<< "$${word#*=}"; \
+  missing+=("$${packages[@]}"); \
+done; \
+if [ $${#missing[@]} -eq 0 ]; then exit 0; fi; \
+if ! command -v apt-get >/dev/null; then \
+  echo "please install: $${missing[*]}"; exit 1; \
+fi; \
+sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
+echo "installing, without starting: $${missing[*]}"; \
+$$sudo apt-get update -qq; \
+if [ ! -e /usr/sbin/policy-rc.d ]; then \
+  trap '$$sudo rm -f /usr/sbin/policy-rc.d' EXIT; \
+  printf '#!/bin/sh\nexit 101\n' | $$sudo install -m 755 /dev/stdin /usr/sbin/policy-rc.d; \
+fi; \
+DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; \
+if command -v systemctl >/dev/null; then \
+  for unit in "$${missing[@]}"; do $$sudo systemctl disable --quiet "$$unit" 2>/dev/null || true; done; \
+fi
+endef
+
+# Of fail2ban only fail2ban-regex is used.
+INTEGRATION_PROGRAMS := redis-server haproxy nginx openssl slowhttptest fail2ban-regex=fail2ban \
+  chromium=chromium,fonts-dejavu-core chromedriver=chromium-driver
+
 .PHONY: integration
 integration: export PATH := $(PATH):/usr/sbin
 integration: setup sslyze ## the tests that need redis-server, haproxy, nginx, fail2ban-regex, openssl, slowhttptest, sslyze, chromium (installed when missing)
-	@missing=(); \
-	for tool in redis-server haproxy nginx openssl slowhttptest; do command -v $$tool >/dev/null || missing+=($$tool); done; \
-	command -v fail2ban-regex >/dev/null || missing+=(fail2ban); \
-	command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core); \
-	command -v chromedriver >/dev/null || missing+=(chromium-driver); \
-	if [ $${#missing[@]} -eq 0 ]; then exit 0; fi; \
-	if ! command -v apt-get >/dev/null; then \
-	  echo "please install: $${missing[*]}"; exit 1; \
-	fi; \
-	sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
-	echo "installing, without starting: $${missing[*]}"; \
-	$$sudo apt-get update -qq; \
-	if [ ! -e /usr/sbin/policy-rc.d ]; then \
-	  trap '$$sudo rm -f /usr/sbin/policy-rc.d' EXIT; \
-	  printf '#!/bin/sh\nexit 101\n' | $$sudo install -m 755 /dev/stdin /usr/sbin/policy-rc.d; \
-	fi; \
-	DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; \
-	if command -v systemctl >/dev/null; then \
-	  for unit in "$${missing[@]}"; do $$sudo systemctl disable --quiet "$$unit" 2>/dev/null || true; done; \
-	fi
+	@$(call install_programs,$(INTEGRATION_PROGRAMS))
 	cargo test --locked --package gatepost --features integration --test integration
 
 # Five minutes of traffic, so that the charts are full.
@@ -101,6 +115,22 @@ figures: setup          ## measure the figures of the README
 	@cargo test --locked --release --package gatepost-policy --lib -- --nocapture two_hundred | sed -n 's|.*FIGURE ||p'
 	@cargo run --quiet --locked --release --package gatepost-policy --example verify_timing | sed -n 's|.*FIGURE ||p'
 	@cargo run --quiet --locked --release --package gatepost-message --example read_cost | sed -n 's|.*FIGURE ||p'
+
+BENCH_PROGRAMS := nginx /usr/lib/nginx/modules/ngx_http_lua_module.so=libnginx-mod-http-lua haproxy caddy apache2 htpasswd=apache2-utils \
+  wrk h2load=nghttp2-client valgrind openssl python3
+
+# `make bench ROUNDS=1 SECONDS=1 ONLY="good gatepost nginx-lua"` repeats a part of it; only a run of everything replaces bench/results.
+ROUNDS ?= 5
+SECONDS ?= 2
+ONLY ?=
+
+.PHONY: bench
+bench: export PATH := $(PATH):/usr/sbin
+bench: setup            ## CPU per request beside nginx, HAProxy, Caddy, Apache and bare pingora (installed when missing); ROUNDS, SECONDS, ONLY
+	@$(call install_programs,$(BENCH_PROGRAMS))
+	cargo build --locked --release --package gatepost
+	$(if $(wildcard crates/proxy/examples/bare_pingora.rs),cargo build --locked --release --package gatepost-proxy --example bare_pingora)
+	@python3 -B bench --rounds "$(ROUNDS)" --seconds "$(SECONDS)" --only "$(ONLY)"
 
 .PHONY: lifecycle
 lifecycle: setup        ## reloads, upgrades, certificates and stops under 500 requests a second: not one may fail

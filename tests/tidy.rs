@@ -228,6 +228,7 @@ fn the_top_level_is_what_it_is() {
         "LICENSE",
         "Makefile",
         "README.md",
+        "bench",
         "config",
         "crates",
         "deploy",

@@ -1,0 +1,217 @@
+"""`make bench`: what a request costs in gatepost, in its peers, and in the bare proxy library, measured side by side.
+
+One core has the subject, another the upstream and the load. The figure that counts is CPU time of the subject's processes per answered request,
+read from /proc; requests per second depend on the rest of the machine, too.
+"""
+
+import argparse
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import pathlib
+import platform
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import unittest
+
+sys.dont_write_bytecode = True
+
+import chart  # noqa: E402
+import report  # noqa: E402
+import scenarios  # noqa: E402
+import subjects  # noqa: E402
+from processes import Failure, Processes, free_port, read  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class Bench:
+    """What all scenarios share."""
+
+    def __init__(self, arguments, processes, folder):
+        self.root = ROOT
+        self.processes = processes
+        self.folder = folder
+        self.shared = folder / "shared"
+        self.rounds = arguments.rounds
+        self.seconds = arguments.seconds
+        self.lock = arguments.lock
+        self.users = subjects.users()
+        self.upstream_port = free_port()
+        self.upstream_socket = folder / "upstream.sock"
+        self.wrong_passwords = int(time.time()) % 1000 * 1_000_000
+
+    def next_wrong_password(self):
+        """Where the next run may begin to count, so that none sends what another did."""
+        self.wrong_passwords = (self.wrong_passwords + 5_000_000) % 1_000_000_000
+        return self.wrong_passwords
+
+    @contextlib.contextmanager
+    def quiet(self):
+        """Nobody else who respects the lock works meanwhile."""
+        if not self.lock:
+            yield
+            return
+        with open(self.lock, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def tell(self, scenario, number, name, figures):
+        main = next(figure for figure in scenario.figures if figure.ratio or figure is scenario.figures[-1])
+        print(f"  {scenario.name}, round {number + 1}: {name} {report.number(figures[main.key], main.digits)} {main.title}", file=sys.stderr)
+
+    def prepare(self):
+        """Users, bodies, a certificate, and the upstream."""
+        self.shared.mkdir(parents=True, exist_ok=True)
+        good = [subjects.basic(name, password) for name, password in self.users]
+        bad = [subjects.basic(name, password[::-1]) for name, password in self.users]
+        for name, lines in {"good": good, "bad": bad, "one": good[:1]}.items():
+            (self.shared / name).write_text("\n".join(lines) + "\n")
+        for name, size in {"body-2k": 2048, "body-100k": 100_000, "body-10m": 10_000_000}.items():
+            (self.shared / name).write_text(message(size))
+        for name, options in {"bcrypt": ["-B", "-C", "4"], "sha1": ["-s"]}.items():
+            self.hashes(self.shared / name, options)
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", "/CN=bench"]
+        command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", self.shared / "server.key", "-out", self.shared / "server.pem"]
+        subprocess.run(command, check=True, capture_output=True, timeout=30)
+        folder = self.folder / "upstream"
+        folder.mkdir(exist_ok=True)
+        arguments = subjects.upstream(folder, self.upstream_port, self.upstream_socket)
+        upstream = self.processes.start("upstream", arguments, self.processes.core_of_load, folder)
+        upstream.wait_until_listening(self.upstream_port)
+
+    def hashes(self, path, options):
+        """The users' passwords, hashed by htpasswd; kept, since a thousand processes take a few seconds."""
+        if path.exists() and len(path.read_text().split()) == len(self.users):
+            return
+        lines = []
+        for name, password in self.users:
+            command = ["htpasswd", "-n", "-i", *options, name]
+            made = subprocess.run(command, input=password, capture_output=True, text=True, check=True, timeout=10)
+            lines.append(made.stdout.strip())
+        path.write_text("\n".join(lines) + "\n")
+
+
+def message(size):
+    """An injection in KumoMTA's JSON, of exactly so many bytes."""
+    frame = {
+        "envelope_sender": "sender@bench.example",
+        "recipients": [{"email": "recipient@bench.example"}],
+        "content": "From: sender@bench.example\r\nTo: recipient@bench.example\r\nSubject: bench\r\n\r\n",
+    }
+    line = "All work and no play makes a dull message, and so it goes on and on.\r\n"
+    missing = size - len(json.dumps(frame))
+    text = line * (missing // len(json.dumps(line)[1:-1]))
+    frame["content"] += text
+    frame["content"] += "." * (size - len(json.dumps(frame)))
+    return json.dumps(frame)
+
+
+def machine():
+    model = next((line.partition(":")[2].strip() for line in read("/proc/cpuinfo").split("\n") if line.startswith("model name")), platform.machine())
+    system = next((line.partition("=")[2].strip('"') for line in read("/etc/os-release").split("\n") if line.startswith("PRETTY_NAME=")), "")
+    return {"processor": model, "cores": os.cpu_count(), "architecture": platform.machine(), "system": system, "kernel": platform.release()}
+
+
+def commit():
+    said = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, timeout=10, check=False)
+    return said.stdout.strip()
+
+
+def self_check():
+    """The bench's own tests: a figure from a misread output would look like any other."""
+    suite = unittest.defaultTestLoader.discover(str(ROOT / "bench"), "*_test.py")
+    result = unittest.TextTestRunner(stream=open(os.devnull, "w", encoding="utf-8")).run(suite)
+    for _, trace in result.failures + result.errors:
+        print(trace, file=sys.stderr)
+    if not result.wasSuccessful() or not result.testsRun:
+        sys.exit("the bench's own tests fail")
+
+
+def chosen(words):
+    """Scenarios and subjects of `ONLY`; where it names none of a kind, all of that kind."""
+    of_scenario = [scenario for scenario in scenarios.SCENARIOS if scenario.name in words]
+    of_subject = [subject.name for subject in subjects.SUBJECTS if subject.name in words]
+    known = {scenario.name for scenario in scenarios.SCENARIOS} | {subject.name for subject in subjects.SUBJECTS}
+    for word in words:
+        if word not in known:
+            sys.exit(f"ONLY: no scenario and no subject is called {word}; there are {', '.join(sorted(known))}")
+    return of_scenario or scenarios.SCENARIOS, of_subject or [subject.name for subject in subjects.SUBJECTS]
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the scenarios with 2 KB, others have at most 3")
+    parser.add_argument("--seconds", type=int, default=2, help="how long each subject is loaded in a round")
+    parser.add_argument("--only", default="", help="names of scenarios and subjects, with spaces or commas")
+    parser.add_argument("--lock", default=os.environ.get("BENCH_LOCK"), help="a file that is locked while something is measured, for a shared machine")
+    arguments = parser.parse_args()
+    words = arguments.only.replace(",", " ").split()
+    wanted, names = chosen(words)
+    self_check()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit("ended by a signal"))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        print("one core alone: the load takes time from what is measured, so only CPU per request means something", file=sys.stderr)
+    folder = ROOT / "target/bench"
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    (folder / "run").mkdir(parents=True)
+    os.sched_setaffinity(0, {cores[-1] if len(cores) < 2 else cores[1]})
+    began = datetime.datetime.now(datetime.timezone.utc)
+    results = {
+        "date": began.isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "rounds": arguments.rounds,
+        "seconds": arguments.seconds,
+        "versions": {
+            subject.title: subject.version_text(ROOT) for subject in subjects.SUBJECTS if subject.version and subject.executable(ROOT)
+        },
+        "scenarios": {},
+    }
+    with Processes(folder / "run", cores[0], cores[1 if len(cores) > 1 else 0]) as processes:
+        bench = Bench(arguments, processes, folder / "run")
+        bench.shared = folder / "shared"
+        bench.prepare()
+        for scenario in wanted:
+            rows, failed = scenarios.run(bench, scenario, names)
+            lines = report.table(scenario.figures, rows, failed, subjects.TITLES)
+            print(f"\n{scenario.title}\n{report.terminal(lines)}", flush=True)
+            results["scenarios"][scenario.name] = {"title": scenario.title, "rounds": rows, "failed": failed, "table": lines}
+    results["took_s"] = round((datetime.datetime.now(datetime.timezone.utc) - began).total_seconds())
+    write(results, complete=not words)
+
+
+def write(results, complete):
+    """A run of everything becomes the results of the repository; of a part, it stays beside what is built."""
+    folder = ROOT / "bench/results" if complete else ROOT / "target/bench/part"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "latest.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    text = [f"Measured on {results['date'][:10]}, {results['machine']['processor']}, {results['machine']['cores']} cores, commit {results['commit']}."]
+    text.append("Versions: " + ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".")
+    for scenario in results["scenarios"].values():
+        text += [f"\n## {scenario['title']}\n", report.markdown(scenario["table"])]
+    (folder / "latest.md").write_text("\n".join(text) + "\n")
+    good = results["scenarios"].get("good")
+    if good and good["rounds"]:
+        picture = ROOT / "docs/performance.svg" if complete else folder / "performance.svg"
+        picture.write_text(chart.of_costs(good["rounds"], subjects.TITLES, results["machine"]))
+    print(f"\nresults: {folder.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failure as failure:
+        sys.exit(f"bench: {failure}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
