@@ -120,7 +120,7 @@ BENCH_PROGRAMS := nginx /usr/lib/nginx/modules/ngx_http_lua_module.so=libnginx-m
   wrk h2load=nghttp2-client valgrind openssl python3
 
 # `make bench ROUNDS=1 SECONDS=1 ONLY="good gatepost nginx-lua"` repeats a part of it; only a run of everything replaces bench/results.
-ROUNDS ?= 5
+ROUNDS ?= 0
 SECONDS ?= 2
 ONLY ?=
 
@@ -131,6 +131,7 @@ bench: setup            ## CPU per request beside nginx, HAProxy, Caddy, Apache 
 	cargo build --locked --release --package gatepost
 	$(if $(wildcard crates/proxy/examples/bare_pingora.rs),cargo build --locked --release --package gatepost-proxy --example bare_pingora)
 	@python3 -B bench --rounds "$(ROUNDS)" --seconds "$(SECONDS)" --only "$(ONLY)"
+	@if [ -z "$(ONLY)" ] && grep -q '^instructions:' Makefile; then $(MAKE) --no-print-directory instructions; fi
 
 .PHONY: lifecycle
 lifecycle: setup        ## reloads, upgrades, certificates and stops under 500 requests a second: not one may fail

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import resource
 import shutil
 import signal
@@ -22,11 +23,11 @@ import unittest
 
 sys.dont_write_bytecode = True
 
-import chart  # noqa: E402
-import report  # noqa: E402
-import scenarios  # noqa: E402
-import subjects  # noqa: E402
-from processes import Failure, Processes, free_port, read  # noqa: E402
+import chart
+import report
+import scenarios
+import subjects
+from processes import Failure, Processes, free_port, read
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -45,7 +46,14 @@ class Bench:
         self.users = subjects.users()
         self.upstream_port = free_port()
         self.upstream_socket = folder / "upstream.sock"
+        self.rate = 0.0
         self.wrong_passwords = int(time.time()) % 1000 * 1_000_000
+
+    def half_rate(self, full_load):
+        """Half of what gatepost can do, found once; the same for all."""
+        if not self.rate:
+            self.rate = full_load(self.seconds).requests / self.seconds / 2
+        return self.rate
 
     def next_wrong_password(self):
         """Where the next run may begin to count, so that none sends what another did."""
@@ -119,6 +127,12 @@ def machine():
     return {"processor": model, "cores": os.cpu_count(), "architecture": platform.machine(), "system": system, "kernel": platform.release()}
 
 
+def versions():
+    found = {subject.title: subject.version_text(ROOT) for subject in subjects.SUBJECTS if subject.version and subject.executable(ROOT)}
+    lock = re.search(r'name = "pingora-proxy"\nversion = "([^"]+)"', (ROOT / "Cargo.lock").read_text())
+    return {**found, "pingora-proxy": lock.group(1) if lock else ""}
+
+
 def commit():
     said = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, timeout=10, check=False)
     return said.stdout.strip()
@@ -147,7 +161,7 @@ def chosen(words):
 
 def main():
     parser = argparse.ArgumentParser(prog="bench", description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of the scenarios with 2 KB, others have at most 3")
+    parser.add_argument("--rounds", type=int, default=0, help="rounds of every scenario; 0: what each is worth, 5 of those with 2 KB and 3 of most others")
     parser.add_argument("--seconds", type=int, default=2, help="how long each subject is loaded in a round")
     parser.add_argument("--only", default="", help="names of scenarios and subjects, with spaces or commas")
     parser.add_argument("--lock", default=os.environ.get("BENCH_LOCK"), help="a file that is locked while something is measured, for a shared machine")
@@ -157,6 +171,8 @@ def main():
     self_check()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit("ended by a signal"))
+    # Where nginx and haproxy are, and not in everybody's PATH.
+    os.environ["PATH"] += ":/usr/sbin"
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     cores = sorted(os.sched_getaffinity(0))
@@ -173,9 +189,7 @@ def main():
         "machine": machine(),
         "rounds": arguments.rounds,
         "seconds": arguments.seconds,
-        "versions": {
-            subject.title: subject.version_text(ROOT) for subject in subjects.SUBJECTS if subject.version and subject.executable(ROOT)
-        },
+        "versions": versions(),
         "scenarios": {},
     }
     with Processes(folder / "run", cores[0], cores[1 if len(cores) > 1 else 0]) as processes:
@@ -184,34 +198,45 @@ def main():
         bench.prepare()
         for scenario in wanted:
             rows, failed = scenarios.run(bench, scenario, names)
-            lines = report.table(scenario.figures, rows, failed, subjects.TITLES)
+            lines = report.table(scenario.figures, scenario.bases, rows, failed, subjects.TITLES)
             print(f"\n{scenario.title}\n{report.terminal(lines)}", flush=True)
             results["scenarios"][scenario.name] = {"title": scenario.title, "rounds": rows, "failed": failed, "table": lines}
+            write(results, ROOT / "target/bench/part")
     results["took_s"] = round((datetime.datetime.now(datetime.timezone.utc) - began).total_seconds())
-    write(results, complete=not words)
+    lines = report.targets(results["scenarios"])
+    if len(lines) > 1:
+        print(f"\nTargets\n{report.terminal(lines)}")
+    if words:
+        print("\nin target/bench/part; only a run of everything replaces bench/results")
+    else:
+        # Beside each other, so that the document and what it stands on change together.
+        write(results, ROOT / "bench/results", ROOT / "docs/performance.svg")
+        print(f"\nin bench/results and docs/performance.svg, after {results['took_s']} s")
 
 
-def write(results, complete):
-    """A run of everything becomes the results of the repository; of a part, it stays beside what is built."""
-    folder = ROOT / "bench/results" if complete else ROOT / "target/bench/part"
+def write(results, folder, picture=None):
+    """As JSON with every round, as tables in markdown, and what a good request costs as a picture."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "latest.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    text = [f"Measured on {results['date'][:10]}, {results['machine']['processor']}, {results['machine']['cores']} cores, commit {results['commit']}."]
-    text.append("Versions: " + ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".")
+    rounded = json.loads(json.dumps(results), parse_float=lambda text: round(float(text), 3))
+    (folder / "latest.json").write_text(json.dumps(rounded, indent=1, ensure_ascii=False) + "\n")
+    machine = results["machine"]
+    text = [f"{results['date'][:10]}, {machine['processor']}, {machine['cores']} cores, {machine['system']}, commit {results['commit']}."]
+    text.append(", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".")
+    lines = report.targets(results["scenarios"])
+    if len(lines) > 1:
+        text += ["\n## Targets\n", report.markdown(lines)]
     for scenario in results["scenarios"].values():
         text += [f"\n## {scenario['title']}\n", report.markdown(scenario["table"])]
     (folder / "latest.md").write_text("\n".join(text) + "\n")
     good = results["scenarios"].get("good")
     if good and good["rounds"]:
-        picture = ROOT / "docs/performance.svg" if complete else folder / "performance.svg"
-        picture.write_text(chart.of_costs(good["rounds"], subjects.TITLES, results["machine"]))
-    print(f"\nresults: {folder.relative_to(ROOT)}")
+        (picture or folder / "performance.svg").write_text(chart.of_costs(good["rounds"], subjects.TITLES))
 
 
 if __name__ == "__main__":
     try:
         main()
-    except Failure as failure:
+    except (Failure, subprocess.SubprocessError) as failure:
         sys.exit(f"bench: {failure}")
     except KeyboardInterrupt:
         sys.exit("interrupted")

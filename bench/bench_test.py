@@ -8,7 +8,7 @@ import check
 import load
 import report
 import subjects
-from processes import Usage
+from processes import Failure, Usage
 from scenarios import CPU, RATE, rotated
 
 WRK = """Running 1s test @ http://127.0.0.1:1/
@@ -45,6 +45,12 @@ class Outputs(unittest.TestCase):
         self.assertEqual(load.percentile([7], 99), 7)
 
 
+    def test_unknown_output_is_a_failure(self):
+        for read in (load.parse_wrk, lambda text: load.parse_h2load(text, [])):
+            with self.assertRaises(Failure):
+                read("unable to connect\n")
+
+
 class Accounting(unittest.TestCase):
     def test_threads_are_summed_while_none_ended(self):
         before, after = Usage({1: 100, 2: 50}, 0), Usage({1: 300, 2: 50, 3: 25}, 10_000_000)
@@ -70,18 +76,27 @@ class Reports(unittest.TestCase):
     }
 
     def test_the_cheapest_stands_first_and_others_are_compared_with_it(self):
-        lines = report.table((CPU, RATE), self.ROWS, {"caddy": "not there"}, subjects.TITLES)
-        self.assertEqual(lines[0], ["subject", "CPU µs/request", "min–max", "÷ bare pingora", "requests/s"])
+        lines = report.table((CPU, RATE), ("bare-pingora", "nginx"), self.ROWS, {"caddy": "not there"}, subjects.TITLES)
+        self.assertEqual(lines[0], ["subject", "CPU µs/request", "min–max", "÷ bare pingora-proxy", "requests/s"])
         self.assertEqual(lines[1], ["bare pingora-proxy", "15.0", "15.0–15.0", "1.00", "4"])
         self.assertEqual(lines[2], ["gatepost", "30.0", "20.0–40.0", "2.00", "3"])
         self.assertEqual(lines[3], ["Caddy basicauth", "not measured: not there"])
         for text in [report.terminal(lines), report.markdown(lines)]:
             self.assertEqual(len(text.split("\n")), 4 if text.startswith("subject") else 5)
 
+    def test_targets_are_held_against_medians_where_there_are_some(self):
+        results = {"good": {"rounds": self.ROWS}}
+        self.assertEqual(
+            report.targets(results),
+            [["what", "measured", "target", ""], ["a good request against bare pingora-proxy", "2.00", "at most 1.00", "missed"]],
+        )
+        results = {"good": {"rounds": {"gatepost": [{"cpu_us": 7.0}], "apache": [{"cpu_us": 21.0}]}}, "bad": {"rounds": {}}}
+        self.assertEqual(report.targets(results)[1:], [["a good request against Apache", "0.33", "at most 0.35", "reached"]])
+
     def test_the_chart_is_xml_whatever_stands_in_it(self):
         text = chart.bars("a < b & c", '"note"', [("<x>", True, 1.0, 0.5, 2.0), ("y", False, 0.0, 0.0, 0.0)])
         self.assertEqual(len(xml.dom.minidom.parseString(text).getElementsByTagName("rect")), 2)
-        xml.dom.minidom.parseString(chart.of_costs(self.ROWS, subjects.TITLES, {"processor": "A & B"}))
+        xml.dom.minidom.parseString(chart.of_costs(self.ROWS, subjects.TITLES))
 
     def test_order(self):
         self.assertEqual(rotated(["a", "b", "c"], 4), ["b", "c", "a"])

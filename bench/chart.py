@@ -48,12 +48,12 @@ def bars(title, note, rows):
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
-def of_costs(rows, titles, machine):
+def of_costs(rows, titles):
     """What a good request costs, by subject."""
     drawn = []
     for name, rounds in rows.items():
         costs = [figures["cpu_us"] for figures in rounds]
         drawn.append((titles[name], name.startswith("gatepost"), statistics.median(costs), min(costs), max(costs)))
     drawn.sort(key=lambda row: row[2])
-    note = f"2 KB POST, good credentials, 64 kept connections, one core of {machine['processor']}. Median; the line is the spread of rounds. Less is better."
+    note = "2 KB POST, 64 kept connections, one core. The line is the spread of the rounds. Less is better."
     return bars("CPU microseconds per request", note, drawn)

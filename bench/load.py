@@ -1,8 +1,15 @@
 """The load generators: how they are called, and what their output says."""
 
+import gc
 import json
+import random
 import re
+import select
+import socket
+import time
 from dataclasses import dataclass
+
+from processes import Failure
 
 CONNECTIONS = 64
 # HTTP/2: as many requests at once as there are connections in HTTP/1.1.
@@ -29,7 +36,9 @@ def wrk(processes, script, url, seconds, connections=CONNECTIONS, **options):
 
 def parse_wrk(output):
     """`done` in wrk.lua writes one line for us."""
-    line = next(line for line in output.split("\n") if line.startswith("RESULT "))
+    line = next((line for line in output.split("\n") if line.startswith("RESULT ")), None)
+    if line is None:
+        raise Failure(f"wrk gave no result: {output[-200:]!r}")
     said = json.loads(line.removeprefix("RESULT "))
     return Load(
         requests=said["requests"],
@@ -50,20 +59,57 @@ def h2load(processes, url, seconds, body, authorization):
     arguments += ["--header", f"authorization: {authorization}", "--header", "content-type: application/json", url]
     output = processes.run("h2load", arguments, seconds + 15)
     if "Application protocol: h2" not in output:
-        raise ValueError("h2load did not speak HTTP/2")
+        raise Failure("h2load did not speak HTTP/2")
     return parse_h2load(output, parse_h2load_log(log.read_text()))
 
 
-def steady(processes, url, rate, seconds, body, authorization):
-    """HTTP/1.1 at a constant rate, so that the load does not wait for the answers."""
-    log = processes.folder / "h2load-requests"
-    log.unlink(missing_ok=True)
-    clients = 16
-    arguments = ["h2load", "--h1", "--threads", 1, "--clients", clients, "--rps", f"{rate / clients:.1f}"]
-    arguments += ["--duration", seconds, "--data", body, "--log-file", log]
-    arguments += ["--header", f"authorization: {authorization}", "--header", "content-type: application/json", url]
-    output = processes.run("h2load", arguments, seconds + 15)
-    return parse_h2load(output, parse_h2load_log(log.read_text()))
+def steady(port, request, rate, seconds):
+    """Requests at random times with a constant mean rate, whether or not answers come: what latency a load has that does not wait for them.
+
+    h2load's `--rps` and wrk's `delay` count in milliseconds, and send all that is due in one burst. This takes some 30 microseconds of its core
+    for a request; so it says how many were sent more than a millisecond late.
+    """
+    free = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(CONNECTIONS)]
+    opened = list(free)
+    # The same times in every run.
+    times = random.Random(1)
+    waiting, answers, durations = {}, {}, []
+    late = 0
+    gc.disable()
+    try:
+        for connection in free:
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        now = time.perf_counter()
+        end, due = now + seconds, now
+        while due < end or (waiting and now < end + 5):
+            now = time.perf_counter()
+            while due <= now and due < end and free:
+                connection = free.pop()
+                late += now - due > 0.001
+                waiting[connection] = time.perf_counter()
+                if connection.send(request) != len(request):
+                    raise Failure("a request was not taken at once")
+                due += times.expovariate(rate)
+            pause = due - time.perf_counter() if due < end and free else 0.1
+            for connection in select.select(waiting, [], [], max(pause, 0))[0]:
+                answer = answers.pop(connection, b"") + connection.recv(65536)
+                if answer.endswith(b"}"):
+                    durations.append((time.perf_counter() - waiting.pop(connection)) * 1e3)
+                    free.append(connection)
+                    if not answer.startswith(b"HTTP/1.1 200"):
+                        raise Failure(f"answered with {answer[:60]!r}")
+                elif not answer:
+                    raise Failure("a connection was closed")
+                else:
+                    answers[connection] = answer
+        if waiting:
+            raise Failure(f"{len(waiting)} requests got no answer")
+    finally:
+        gc.enable()
+        for connection in opened:
+            connection.close()
+    return sorted(durations), late
 
 
 def parse_h2load_log(text):
@@ -73,13 +119,17 @@ def parse_h2load_log(text):
 
 def parse_h2load(output, durations):
     def number(pattern):
-        return float(re.search(pattern, output).group(1))
+        found = re.search(pattern, output)
+        if not found:
+            raise Failure(f"h2load's output has no {pattern!r}: {output[-200:]!r}")
+        return float(found.group(1))
 
-    succeeded = int(number(r"requests: .* (\d+) succeeded"))
+    done, succeeded = int(number(r"requests: .* (\d+) done")), int(number(r"requests: .* (\d+) succeeded"))
+    milliseconds = re.search(r"finished in ([\d.]+)ms", output)
     return Load(
-        requests=int(number(r"requests: .* (\d+) done")),
-        seconds=number(r"finished in ([\d.]+)s") if re.search(r"finished in [\d.]+s", output) else number(r"finished in ([\d.]+)ms") / 1e3,
-        refused=int(number(r"requests: .* (\d+) done")) - succeeded,
+        requests=done,
+        seconds=float(milliseconds.group(1)) / 1e3 if milliseconds else number(r"finished in ([\d.]+)s"),
+        refused=done - succeeded,
         broken=int(number(r"(\d+) errored")) + int(number(r"(\d+) timeout")),
         p50_ms=percentile(durations, 50),
         p99_ms=percentile(durations, 99),

@@ -10,6 +10,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 
@@ -96,7 +97,10 @@ class Process:
             os.killpg(self.popen.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        self.popen.wait(PATIENCE_S)
+        try:
+            self.popen.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            print(f"{self.name} (process {self.popen.pid}) cannot be ended", file=sys.stderr)
 
 
 class Processes:
@@ -112,6 +116,8 @@ class Processes:
         return self
 
     def __exit__(self, *_):
+        # Impatience must not leave anything behind.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         for process in reversed(self.running):
             process.stop()
         self.running = []
@@ -188,10 +194,13 @@ def memory(pids, field):
 
 
 def forget_peak(pids):
-    """Lets VmHWM begin anew."""
+    """Lets VmHWM begin anew. Of a process that changed its user only root can ask that; for others it is the peak since the start."""
     for pid in pids:
-        with open(f"/proc/{pid}/clear_refs", "w", encoding="ascii") as file:
-            file.write("5")
+        try:
+            with open(f"/proc/{pid}/clear_refs", "w", encoding="ascii") as file:
+                file.write("5")
+        except PermissionError:
+            continue
 
 
 def free_port():

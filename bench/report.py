@@ -2,8 +2,24 @@
 
 import statistics
 
-# What the others are compared with.
-BASES = {"bare-pingora": "÷ bare pingora", "nginx-lua": "÷ nginx + Lua", "haproxy-lua": "÷ HAProxy + Lua"}
+# What issue 7 asks for: what, scenario, figure, and the median of which subject; how it is held against another (scenario, subject); and the
+# least or the most that it may be.
+TARGETS = [
+    ("a good request against bare pingora-proxy", "good", "cpu_us", "gatepost", "ratio", ("good", "bare-pingora"), "at most", 1.00),
+    ("a good request against HAProxy + Lua", "good", "cpu_us", "gatepost", "ratio", ("good", "haproxy-lua"), "at most", 1.10),
+    ("a good request against nginx + Lua", "good", "cpu_us", "gatepost", "ratio", ("good", "nginx-lua"), "at most", 1.25),
+    ("a good request against nginx auth_basic", "good", "cpu_us", "gatepost", "ratio", ("good", "nginx-auth-basic"), "at most", 0.75),
+    ("a good request against Caddy", "good", "cpu_us", "gatepost", "ratio", ("good", "caddy"), "at most", 0.35),
+    ("a good request against Apache", "good", "cpu_us", "gatepost", "ratio", ("good", "apache"), "at most", 0.35),
+    ("asking the policy, µs more than the cache", "good", "cpu_us", "gatepost-uncached", "more", ("good", "gatepost"), "at most", 8),
+    ("a 401 against a good request", "bad", "cpu_us", "gatepost", "ratio", ("good", "gatepost"), "at most", 1.00),
+    ("p99 latency added at half load, ms", "latency", "added_p99_ms", "gatepost", "", None, "at most", 0.5),
+    ("10 MB bodies against nginx, bytes per CPU second", "body-10m", "mb_per_cpu_s", "gatepost", "ratio", ("body-10m", "nginx"), "at least", 0.9),
+    ("peak memory with 10 MB bodies, MiB", "body-10m", "peak_mib", "gatepost", "", None, "at most", 40),
+    ("memory without load, MiB", "idle", "before_mib", "gatepost", "", None, "at most", 15),
+    ("memory with 10,000 idle connections, MiB", "idle", "after_mib", "gatepost", "", None, "at most", 250),
+    ("start to ready, ms", "start", "ready_ms", "gatepost", "", None, "at most", 100),
+]
 
 
 def median(rounds, key):
@@ -14,9 +30,9 @@ def number(value, digits):
     return f"{value:,.{digits}f}"
 
 
-def table(figures, rows, failed, titles):
-    """Lines of cells, the first is the heading. `figures` and what `rows` hold are those of the scenario."""
-    bases = {name: title for name, title in BASES.items() if name in rows}
+def table(figures, bases, rows, failed, titles):
+    """Lines of cells, the first is the heading. `figures` are those of the scenario, and the subjects `bases` what others are compared with."""
+    bases = {name: f"÷ {titles[name]}" for name in bases if name in rows}
     compared = [figure for figure in figures if figure.ratio]
     heading = ["subject"]
     for figure in figures:
@@ -63,3 +79,26 @@ def markdown(lines):
         cells = [cell.replace("|", "\\|") for cell in line]
         text.append("| " + " | ".join(cells + [""] * (columns - len(line))) + " |")
     return "\n".join(text)
+
+
+def targets(results):
+    """How the targets are met, of those that this run says anything about."""
+
+    def found(scenario, subject, key):
+        rounds = results.get(scenario, {}).get("rounds", {}).get(subject)
+        return median(rounds, key) if rounds else None
+
+    lines = [["what", "measured", "target", ""]]
+    for what, scenario, key, subject, how, other, bound, limit in TARGETS:
+        value = found(scenario, subject, key)
+        base = found(*other, key) if other else 0.0
+        if value is None or base is None:
+            continue
+        if how == "ratio":
+            value /= base
+        elif how == "more":
+            value -= base
+        reached = value <= limit if bound == "at most" else value >= limit
+        digits = 2 if how == "ratio" or limit < 1 else 1
+        lines.append([what, number(value, digits), f"{bound} {number(limit, digits)}", "reached" if reached else "missed"])
+    return lines

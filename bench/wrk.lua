@@ -43,8 +43,8 @@ function init(arguments)
     wrk.headers['Connection'] = 'close'
   end
   if options.wrong then
-    -- `user0001:000000000` begins with nine bytes before its digits.
-    wrk.headers['Authorization'] = 'Basic dXNlcjAwMDE6@'
+    -- `user0500:000000000` begins with nine bytes before its digits.
+    wrk.headers['Authorization'] = 'Basic dXNlcjA1MDA6@'
     local before, after = wrk.format():match('^(.-)@(.*)$')
     local digits = base64_of_digits()
     local count = tonumber(options.wrong)
