@@ -50,7 +50,7 @@ class Bench:
         self.wrong_passwords = int(time.time()) % 1000 * 1_000_000
 
     def half_rate(self, full_load):
-        """Half of what gatepost can do, found once; the same for all."""
+        """Half of what the first subject (gatepost, if it is one) can do, found once; the same for all."""
         if not self.rate:
             self.rate = full_load(self.seconds).requests / self.seconds / 2
         return self.rate
@@ -113,7 +113,7 @@ def message(size):
         "recipients": [{"email": "recipient@bench.example"}],
         "content": "From: sender@bench.example\r\nTo: recipient@bench.example\r\nSubject: bench\r\n\r\n",
     }
-    line = "All work and no play makes a dull message, and so it goes on and on.\r\n"
+    line = "A line of a message whose words nobody reads: it has to be there, and to be long.\r\n"
     missing = size - len(json.dumps(frame))
     text = line * (missing // len(json.dumps(line)[1:-1]))
     frame["content"] += text

@@ -13,7 +13,9 @@ def ask(site, authorization=None, echo=False):
     """Status and body of one request of ours, with a forged identity."""
     if "tls" in site.needs:
         # The certificate is our own, and nobody vouches for it.
-        context = ssl._create_unverified_context()
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
         connection = http.client.HTTPSConnection("127.0.0.1", site.port, timeout=10, context=context)
     else:
         connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)

@@ -327,23 +327,28 @@ def run(bench, scenario, names):
                 warm(bench, subject, site, scenario)
             except Failure as failure:
                 failed[subject.name] = str(failure)
-        order = [name for name in ready if name not in failed]
-        for number in range(bench.rounds or scenario.rounds):
-            for name in rotated(order, number):
-                if name in failed:
-                    continue
-                try:
-                    with bench.quiet():
-                        figures = scenario.measure(bench, *ready[name], scenario)
-                    rows.setdefault(name, []).append(figures)
-                    bench.tell(scenario, number, name, figures)
-                except Failure as failure:
-                    failed[name] = str(failure)
-                    rows.pop(name, None)
+        with bench.quiet():
+            in_rounds(bench, scenario, ready, rows, failed)
     finally:
         for _, _, process in ready.values():
             bench.processes.stop(process)
     return {name: rows[name] for name in scenario.subjects if name in rows}, failed
+
+
+def in_rounds(bench, scenario, ready, rows, failed):
+    """Every subject once, and so on; who fails once has no figures at all."""
+    order = [name for name in ready if name not in failed]
+    for number in range(bench.rounds or scenario.rounds):
+        for name in rotated(order, number):
+            if name in failed:
+                continue
+            try:
+                figures = scenario.measure(bench, *ready[name], scenario)
+                rows.setdefault(name, []).append(figures)
+                bench.tell(scenario, number, name, figures)
+            except Failure as failure:
+                failed[name] = str(failure)
+                rows.pop(name, None)
 
 
 def rotated(names, by):
