@@ -149,6 +149,9 @@ fn each_crate_knows_only_what_it_may() {
                 "{name} must not know {}",
                 dependency.name
             );
+            // It opens the door to whoever measures it.
+            let measured = dependency.features.iter().any(|it| it == "bench");
+            assert!(!measured, "{name} must not build what only benches use");
         }
     }
     // The pure core reads no clock and touches nothing outside.

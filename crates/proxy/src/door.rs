@@ -68,7 +68,7 @@ impl Door {
     }
 
     /// The way of one request.
-    async fn decide(
+    pub(crate) async fn decide(
         &self,
         session: &mut Session,
         passage: &mut Passage,

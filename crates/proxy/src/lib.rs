@@ -9,6 +9,9 @@ mod admin;
 mod admin_listener;
 mod answer;
 mod audit;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod body;
 mod chunked;
 mod client_stream;

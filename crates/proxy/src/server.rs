@@ -211,6 +211,13 @@ impl Server {
             .and_then(|listener| listener.local_addr().ok())
     }
 
+    /// The door alone, to be measured.
+    #[cfg(feature = "bench")]
+    pub(crate) fn into_door(self) -> Door {
+        let phase = Arc::new(Phase::default());
+        door(&self.reloader, self.throttle, self.quota, 1, phase)
+    }
+
     /// Serves until SIGTERM or SIGINT. After the first SIGTERM connections are accepted for `drain_delay`, then
     /// requests in flight get `drain_timeout` to finish; a second signal ends at once. SIGHUP reloads, SIGQUIT lets
     /// a new process take over.
@@ -240,13 +247,8 @@ impl Server {
         let threads = reloader.settings.threads;
         let threads = threads.map_or_else(default_threads, NonZeroUsize::get);
         let runtime = Runtime::new_no_steal(threads, "proxy");
-        let connections = Arc::new(connections(
-            &reloader,
-            throttle,
-            quota.clone(),
-            threads,
-            phase.clone(),
-        ));
+        let door = door(&reloader, throttle, quota.clone(), threads, phase.clone());
+        let connections = Arc::new(connections(&reloader, door, threads));
         let tracker = TaskTracker::new();
         // Removed when all is over, also where a task does not come to its end.
         let mut socket_files = accept(listeners, &connections, &shutdown, &tracker, &runtime);
@@ -309,14 +311,15 @@ fn take_over(main: &tokio::runtime::Runtime, starting: Starting) -> io::Result<S
     Ok(signals)
 }
 
-fn connections(
+/// What all requests of this server go through.
+fn door(
     reloader: &Reloader,
     throttle: Throttle,
     quota: Arc<QuotaStore>,
     threads: usize,
     phase: Arc<Phase>,
-) -> Connections {
-    let door = Door {
+) -> Door {
+    Door {
         snapshot: reloader.snapshot.clone(),
         metrics: reloader.metrics.clone(),
         throttle,
@@ -324,7 +327,10 @@ fn connections(
         quota,
         bodies: Bodies::new(reloader.settings.http.bodies_in_memory, threads),
         phase,
-    };
+    }
+}
+
+fn connections(reloader: &Reloader, door: Door, threads: usize) -> Connections {
     let idle = reloader.settings.upstream.max_idle_connections;
     let conf = ServerConf {
         threads,
