@@ -190,6 +190,7 @@ pub struct Subject(pub(crate) SubjectKind);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SubjectKind {
     Authenticated(AuthInfo, Mechanism),
+    /// INVARIANT: only [`crate::Gate::without_credentials`] makes one, of an address that it found in `trusted_hosts`.
     TrustedHost(IpAddr),
     Nobody,
 }

@@ -88,11 +88,7 @@ impl Allow {
         match self {
             Self::Anyone => Some(true),
             Self::Authenticated => asker.authenticated(),
-            Self::TrustedHosts => Some(
-                asker
-                    .client
-                    .is_some_and(|it| asker.trusted_hosts.contains(it)),
-            ),
+            Self::TrustedHosts => Some(asker.is_trusted()),
             Self::Identity(name) => asker.is_named(name),
             Self::Group(name) => asker.is_in(name),
             Self::Network(network) => Some(match asker.client {
@@ -114,6 +110,14 @@ impl Asker<'_> {
         Some(match self.subject {
             None => true,
             Some(subject) => matches!(subject.0, SubjectKind::Authenticated(..)),
+        })
+    }
+
+    /// A subject that is a trusted host has been looked up already.
+    fn is_trusted(self) -> bool {
+        self.client.is_some_and(|client| {
+            let found = SubjectKind::TrustedHost(client);
+            self.subject.is_some_and(|it| it.0 == found) || self.trusted_hosts.contains(client)
         })
     }
 
@@ -256,6 +260,8 @@ mod tests {
                 outside,
                 false,
             ),
+            (Allow::TrustedHosts, &host, outside, false),
+            (Allow::TrustedHosts, &scott, inside, true),
             (
                 Allow::AllOf(vec![Allow::Authenticated, not(named())]),
                 &scott,

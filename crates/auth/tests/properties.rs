@@ -1,6 +1,6 @@
 //! What holds for every input, not only for those that somebody thought of.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use gatepost_auth::address::{Arrival, HopHeader, Origin, parse_network};
 use gatepost_auth::path::Target;
@@ -9,6 +9,7 @@ use gatepost_auth::route::{Route, Routes};
 use gatepost_auth::wire::{HeadLimits, HeadScanner};
 use gatepost_auth::{Allow, AuthInfo, CredentialRules, Credentials, Networks};
 use http::{HeaderMap, HeaderValue, Method};
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 /// Bytes that look a little like what they should be, since pure noise is refused at the first byte.
@@ -46,7 +47,65 @@ fn head() -> impl Strategy<Value = Vec<u8>> {
     ])
 }
 
+/// Addresses of both kinds, IPv4 also as IPv6 writes it, with so few different bits that they meet.
+fn address() -> impl Strategy<Value = IpAddr> {
+    let bits = (0u32..8, 0u32..4, 0u32..30).prop_map(|(high, low, at)| (high << 29) | (low << at));
+    (bits, 0u8..3).prop_map(|(bits, kind)| {
+        let v4 = Ipv4Addr::from_bits(bits);
+        match kind {
+            0 => v4.into(),
+            1 => v4.to_ipv6_mapped().into(),
+            _ => Ipv6Addr::from_bits(u128::from(bits) << 90).into(),
+        }
+    })
+}
+
+fn network() -> impl Strategy<Value = IpNet> {
+    (address(), 0u8..=128).prop_filter_map("a network", |(address, length)| {
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        // Half of the IPv6 networks are those that IPv4 is in.
+        let length = if most == 128 && length % 2 == 0 {
+            96 + length % 33
+        } else {
+            length % (most + 1)
+        };
+        IpNet::new(address, length).ok().map(|it| it.trunc())
+    })
+}
+
+/// One network after the other. IPv4 is in those of IPv6 that hold nothing else.
+fn holds(network: &IpNet, address: IpAddr) -> bool {
+    match (network, address.to_canonical()) {
+        (IpNet::V6(network), IpAddr::V4(address)) => {
+            network.prefix_len() >= 96 && network.contains(&address.to_ipv6_mapped())
+        }
+        (network, address) => network.contains(&address),
+    }
+}
+
 proptest! {
+    /// A set says of every address what its networks say one by one, also of those beside their ends.
+    #[test]
+    fn a_set_of_networks_holds_what_they_hold(
+        networks in proptest::collection::vec(network(), 0..20),
+        others in proptest::collection::vec(address(), 10),
+    ) {
+        let set: Networks = networks.iter().copied().collect();
+        let beside = |address: IpAddr| match address {
+            IpAddr::V4(it) => [it.to_bits().wrapping_sub(1), it.to_bits(), it.to_bits().wrapping_add(1)]
+                .map(|it| IpAddr::from(Ipv4Addr::from_bits(it))),
+            IpAddr::V6(it) => [it.to_bits().wrapping_sub(1), it.to_bits(), it.to_bits().wrapping_add(1)]
+                .map(|it| IpAddr::from(Ipv6Addr::from_bits(it))),
+        };
+        let ends = networks.iter().flat_map(|it| [it.network(), it.broadcast()]);
+        for address in ends.flat_map(beside).chain(others) {
+            let expected = networks.iter().any(|it| holds(it, address));
+            prop_assert_eq!(set.contains(address), expected, "{} in {:?}", address, &networks);
+        }
+        // What is shown is the same set.
+        prop_assert_eq!(set.cover().collect::<Networks>(), set);
+    }
+
     /// It makes no difference where the network cuts a head into pieces.
     #[test]
     fn a_head_reads_the_same_in_pieces(head in head(), cuts in proptest::collection::vec(0usize..400, 0..4)) {
