@@ -129,9 +129,17 @@ bench: export PATH := $(PATH):/usr/sbin
 bench: setup            ## CPU per request beside nginx, HAProxy, Caddy, Apache and bare pingora (installed when missing); ROUNDS, SECONDS, ONLY
 	@$(call install_programs,$(BENCH_PROGRAMS))
 	cargo build --locked --release --package gatepost
-	$(if $(wildcard crates/proxy/examples/bare_pingora.rs),cargo build --locked --release --package gatepost-proxy --example bare_pingora)
+	cargo build --locked --release --package gatepost-proxy --example bare_pingora
 	@python3 -B bench --rounds "$(ROUNDS)" --seconds "$(SECONDS)" --only "$(ONLY)"
-	@if [ -z "$(ONLY)" ] && grep -q '^instructions:' Makefile; then $(MAKE) --no-print-directory instructions; fi
+	@if [ -z "$(ONLY)" ]; then \
+	  $(MAKE) --no-print-directory instructions; \
+	  cargo bench --locked --package gatepost-proxy --features bench --bench decide; \
+	fi
+
+.PHONY: instructions
+instructions: setup     ## instructions and allocations of a request, against those written down (RECORD=1 writes them anew)
+	@$(call install_programs,$(BENCH_PROGRAMS))
+	@python3 -B bench/instructions.py $(if $(RECORD),--record)
 
 .PHONY: lifecycle
 lifecycle: setup        ## reloads, upgrades, certificates and stops under 500 requests a second: not one may fail
