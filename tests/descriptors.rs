@@ -21,7 +21,7 @@ fn the_soft_limit_is_raised_where_that_is_enough() {
     let (soft, hard) = limits(&gate);
     assert_eq!(soft, hard);
     assert!(!gate.logged().contains("file descriptors"));
-    assert_eq!(gate.metric("gatepost_file_descriptors_needed"), 2256.0);
+    assert_eq!(gate.metric("gatepost_file_descriptors_needed"), 3384.0);
     // Where they are enough, they stay as the operator has set them.
     let gate = Setup::demo()
         .ulimit("-S -n 300")
@@ -43,18 +43,18 @@ fn too_low_a_limit_is_said_with_its_numbers() {
         assert_eq!(line["level"], "WARN");
         assert_eq!(
             (&line["limit"], &line["enough_for"]),
-            (&628.into(), &250.into())
+            (&628.into(), &166.into())
         );
         assert_eq!(line["max_connections"], most);
         let said = line["message"].as_str().unwrap();
         assert!(said.starts_with("too few file descriptors for `http.max_connections`"));
     };
-    warned(2256, 1000);
+    warned(3384, 1000);
     let file = gate.folder().join("gatepost.yaml");
     let yaml = std::fs::read_to_string(&file).unwrap();
     std::fs::write(file, yaml.replace("1000", "2000")).unwrap();
     gate.signal("HUP");
-    warned(4256, 2000);
+    warned(6384, 2000);
 }
 
 /// More clients than descriptors: those that are in are served, those that wait get their turn when others leave, the admin listener's

@@ -68,6 +68,10 @@ fn the_document_says_what_happened() {
         assert_eq!(send(STRANGER, inject(&basic("scott", "tiger"))), 200);
     }
     assert_eq!(send(STRANGER, inject(&basic("scott", "lion"))), 401);
+    // The client has its answer a moment before it is counted.
+    wait_status(&gate, "the first refusal", |it| {
+        it["refusals"] == json!({ "unauthorized": 1 })
+    });
     assert_eq!(send(STRANGER, get("/nowhere")), 404);
     let open = gate.connect(STRANGER);
     let said = wait_status(&gate, "all of it", |it| {

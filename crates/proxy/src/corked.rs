@@ -16,8 +16,8 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{Digest, GetProxyDigest as _};
-use pingora_error::ErrorType::{ConnectError, InternalError};
-use pingora_error::{Error, OrErr as _, Result};
+use pingora_error::ErrorType::InternalError;
+use pingora_error::{Error, Result};
 use pingora_http::ResponseHeader;
 use rustix::net::sockopt::set_tcp_cork;
 
@@ -32,8 +32,11 @@ impl L4Connect for Corkable {
         let address = address.ok_or_else(|| Error::explain(InternalError, "no TCP address"))?;
         let tcp = connect(address, None).await?;
         // The library keeps the socket to itself, and may close it at any time. A number alone might then be another's.
-        let socket = tcp.as_fd().try_clone_to_owned();
-        let cork = Cork(Arc::new(socket.or_err(ConnectError, "no file descriptor")?));
+        let Ok(socket) = tcp.as_fd().try_clone_to_owned() else {
+            // There are no more file descriptors: then head and body leave apart.
+            return Ok(Stream::from(tcp));
+        };
+        let cork = Cork(Arc::new(socket));
         let mut stream = Stream::from(tcp);
         // There was no CONNECT and so no answer to one; the field has to be filled.
         let answer = Box::new(ResponseHeader::build(200, Some(0))?);

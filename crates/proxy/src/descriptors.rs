@@ -73,18 +73,19 @@ pub(crate) fn provide(settings: &Settings, metrics: &DescriptorMetrics) {
     }
 }
 
-/// Two for each connection: itself, and the one to the upstream that its request takes. Idle ones to the upstream are kept beside those.
+/// Three for each connection: itself, and the one to the upstream that its request takes, which takes two (`corked.rs`). Idle ones to the upstream
+/// are kept beside those.
 fn needed(max_connections: usize, idle: usize) -> u64 {
     let count = |it: usize| u64::try_from(it).unwrap_or(u64::MAX);
-    let connections = count(max_connections).saturating_mul(2);
+    let connections = count(max_connections).saturating_mul(3);
     connections
-        .saturating_add(count(idle))
+        .saturating_add(count(idle).saturating_mul(2))
         .saturating_add(BESIDE)
 }
 
 /// For how many connections so many descriptors are enough.
 fn connections(limit: u64) -> u64 {
-    limit.saturating_sub(BESIDE) / 2
+    limit.saturating_sub(BESIDE) / 3
 }
 
 /// A limit that is `None` is none.
@@ -122,10 +123,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_for_each_connection_and_some_beside() {
+    fn three_for_each_connection_and_some_beside() {
         for (connections, idle, expected) in [
             (0, 0, 128),
-            (10_000, 100, 20_228),
+            (10_000, 100, 30_328),
             (usize::MAX, usize::MAX, u64::MAX),
         ] {
             assert_eq!(needed(connections, idle), expected);
@@ -133,7 +134,7 @@ mod tests {
         assert!(suffices(None, u64::MAX));
         assert!(suffices(Some(20), 20));
         assert!(!suffices(Some(19), 20));
-        assert_eq!((connections(1128), connections(5)), (500, 0));
+        assert_eq!((connections(1128), connections(5)), (333, 0));
     }
 
     #[test]
