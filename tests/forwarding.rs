@@ -1,11 +1,11 @@
 //! What the upstream gets, and what becomes of it when the upstream fails.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::{
     Recorder, STRANGER, Seen, Setup, TRUSTED, basic, find, inject, post, wait_for,
@@ -408,4 +408,56 @@ fn a_slow_upstream_within_its_time_is_waited_for() {
     });
     let gate = Setup::before(upstream.address).start();
     assert_eq!(gate.send(TRUSTED, inject("")).unwrap().status, 202);
+}
+
+/// The cost: each piece that leaves alone is a send, and wakes whoever waits for it with half of what it needs. A small request reaches the
+/// upstream in one piece, and its answer the client.
+#[test]
+fn head_and_body_travel_together() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let gate = Setup::before(listener.local_addr().unwrap()).start();
+    let request = post("/api/inject/v1", "", &"x".repeat(2000));
+    let upstream = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buffer = vec![0; 65536];
+        for _ in 0..10 {
+            let read = stream.read(&mut buffer).unwrap();
+            let piece = String::from_utf8_lossy(&buffer[..read]);
+            assert!(piece.ends_with(&"x".repeat(2000)), "{piece}");
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nsent";
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let mut client = gate.connect(TRUSTED).into_stream();
+    let mut buffer = vec![0; 65536];
+    for _ in 0..10 {
+        client.write_all(request.as_bytes()).unwrap();
+        let read = client.read(&mut buffer).unwrap();
+        let piece = String::from_utf8_lossy(&buffer[..read]);
+        assert!(piece.ends_with("\r\n\r\nsent"), "{piece}");
+    }
+    upstream.join().unwrap();
+}
+
+/// What is held back is held back only while there is something to be written: the head of a body that is yet to come leaves at once.
+#[test]
+fn a_head_does_not_wait_for_a_body_that_is_yet_to_come() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address).start();
+    let whole = post("/api/inject/v1", "", "{}");
+    // The kernel itself would send it after 200 ms. The quickest counts, since this machine may be busy.
+    let quickest = (0..5).map(|_| {
+        let mut client = gate.connect(TRUSTED);
+        let before = upstream.text().matches("POST ").count();
+        let begun = Instant::now();
+        client.write(&whole[..whole.len() - 2]);
+        wait_for("the head", || {
+            upstream.text().matches("POST ").count() > before
+        });
+        let taken = begun.elapsed();
+        client.write("{}");
+        assert_eq!(client.reply().unwrap().status, 200);
+        taken
+    });
+    assert!(quickest.min().unwrap() < Duration::from_millis(150));
 }

@@ -108,12 +108,7 @@ fn the_document_says_what_happened() {
     );
     assert_eq!(said["connections"]["http1"], 1);
     for (what, count) in [("request", 5), ("policy", 4), ("upstream", 3)] {
-        let times = &said["latency"][what];
-        let counts = times["counts"].as_array().unwrap();
-        let sum: u64 = counts.iter().map(|it| it.as_u64().unwrap()).sum();
-        assert_eq!(sum, count, "{what}");
-        assert_eq!(counts.len(), times["bounds"].as_array().unwrap().len() + 1);
-        assert!(times["sum"].as_f64().unwrap() > 0.0);
+        is_a_histogram_of(count, &said["latency"][what]);
     }
     let upstream = &said["upstream"][0];
     assert_eq!(
@@ -134,6 +129,14 @@ fn the_document_says_what_happened() {
             { "address": "127.0.0.2", "network": false, "count": 2, "reason": "no_route" },
         ] })
     );
+}
+
+fn is_a_histogram_of(count: u64, times: &Value) {
+    let counts = times["counts"].as_array().unwrap();
+    let sum: u64 = counts.iter().map(|it| it.as_u64().unwrap()).sum();
+    assert_eq!(sum, count, "{times}");
+    assert_eq!(counts.len(), times["bounds"].as_array().unwrap().len() + 1);
+    assert!(times["sum"].as_f64().unwrap() > 0.0);
 }
 
 /// The settings as they are used, defaults included.
