@@ -4,9 +4,12 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// Lines that may wait to be written: a second or two at full load.
 const WAITING: usize = 8 * 1024;
@@ -20,7 +23,8 @@ const LAST: Duration = Duration::from_secs(2);
 /// The way to the thread that writes. Takes whole lines.
 #[derive(Clone)]
 pub(crate) struct Background {
-    to_writer: SyncSender<Message>,
+    /// tokio's channel, since std's sets aside room for all that may ever wait.
+    to_writer: Sender<Message>,
     /// What the lines that wait take, in bytes.
     waiting: Arc<AtomicUsize>,
     lost: Arc<AtomicU64>,
@@ -37,7 +41,7 @@ impl Background {
     ///
     /// Where the thread cannot be started.
     pub(crate) fn start(sink: impl Write + Send + 'static) -> io::Result<Self> {
-        let (to_writer, messages) = sync_channel(WAITING);
+        let (to_writer, messages) = channel(WAITING);
         let log = Self {
             to_writer,
             waiting: Arc::default(),
@@ -46,7 +50,7 @@ impl Background {
         let (waiting, lost) = (log.waiting.clone(), log.lost.clone());
         thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write_all(sink, &messages, &waiting, &lost))?;
+            .spawn(move || write_all(sink, messages, &waiting, &lost))?;
         Ok(log)
     }
 
@@ -97,11 +101,11 @@ impl Write for Background {
 /// enough is not mixed then (pipe(7), `PIPE_BUF`).
 fn write_all(
     mut sink: impl Write,
-    messages: &Receiver<Message>,
+    mut messages: Receiver<Message>,
     waiting: &AtomicUsize,
     lost: &AtomicU64,
 ) {
-    while let Ok(message) = messages.recv() {
+    while let Some(message) = messages.blocking_recv() {
         match message {
             Message::Line(line) => {
                 waiting.fetch_sub(line.len(), Ordering::Relaxed);

@@ -9,7 +9,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use gatepost_config::{AuditNames, AuditOutput};
 use prometheus::IntCounter;
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use crate::record::{Facts, Record};
 use crate::shared_state::name_hash;
@@ -32,7 +33,8 @@ const LAST: Duration = Duration::from_secs(2);
 
 /// The way to the thread that writes.
 pub(crate) struct Audit {
-    to_writer: SyncSender<Message>,
+    /// tokio's channel, since std's sets aside room for all that may ever wait.
+    to_writer: mpsc::Sender<Message>,
     /// What the lines that wait take, in bytes.
     waiting: Arc<AtomicUsize>,
     /// The output that is to be opened next, also where it is the one that is open: a file may have been moved
@@ -55,7 +57,7 @@ impl Audit {
     /// Where the file cannot be opened, or the thread cannot be started.
     pub(crate) fn start(output: &AuditOutput, lost: IntCounter) -> io::Result<Self> {
         let sink = open(output)?;
-        let (to_writer, messages) = sync_channel(WAITING);
+        let (to_writer, messages) = mpsc::channel(WAITING);
         let wanted: Arc<Mutex<Option<AuditOutput>>> = Arc::default();
         let waiting: Arc<AtomicUsize> = Arc::default();
         let writer = Writer {
@@ -68,7 +70,7 @@ impl Audit {
         };
         thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || writer.run(&messages))?;
+            .spawn(move || writer.run(messages))?;
         Ok(Self {
             to_writer,
             waiting,
@@ -293,10 +295,11 @@ struct Writer {
 
 impl Writer {
     /// Writes until nobody can have anything to say any more.
-    fn run(mut self, messages: &Receiver<Message>) {
-        while let Ok(first) = messages.recv() {
+    fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        while let Some(first) = messages.blocking_recv() {
             // What came meanwhile goes out together.
-            for message in std::iter::once(first).chain(messages.try_iter().take(WAITING)) {
+            let meanwhile = std::iter::from_fn(|| messages.try_recv().ok());
+            for message in std::iter::once(first).chain(meanwhile.take(WAITING)) {
                 match message {
                     Message::Line(line) => self.line(line),
                     Message::Open => self.open_wanted(),
@@ -366,7 +369,7 @@ mod tests {
     /// A disk that hangs: what waits is bounded in bytes, and comes out whole when it goes on.
     #[test]
     fn what_waits_is_bounded_in_bytes() {
-        let (to_writer, messages) = sync_channel(WAITING);
+        let (to_writer, messages) = mpsc::channel(WAITING);
         let lost = IntCounter::new("lost", "lost").unwrap();
         let waiting: Arc<AtomicUsize> = Arc::default();
         let audit = Audit {
@@ -389,7 +392,7 @@ mod tests {
             well: true,
             lost,
         };
-        writer.run(&messages);
+        writer.run(messages);
         assert_eq!(waiting.load(Ordering::Relaxed), 0);
     }
 

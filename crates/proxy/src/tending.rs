@@ -44,8 +44,9 @@ pub(crate) async fn tend(snapshot: Arc<ArcSwap<Snapshot>>, resolutions: IntCount
             sleep(LOOK).await;
         }
     };
-    let connector = Arc::new(Connector::new(None));
     let checking = async {
+        // Made when it is needed: it reads the system's certificates.
+        let mut connector = None;
         let mut last = None;
         loop {
             let current = snapshot.load_full();
@@ -54,7 +55,8 @@ pub(crate) async fn tend(snapshot: Arc<ArcSwap<Snapshot>>, resolutions: IntCount
                 && last.is_none_or(|it: Instant| it.elapsed() >= check.interval)
             {
                 last = Some(Instant::now());
-                check_all(&connector, endpoints, check).await;
+                let connector = connector.get_or_insert_with(|| Arc::new(Connector::new(None)));
+                check_all(connector, endpoints, check).await;
             }
             drop(current);
             sleep(LOOK).await;

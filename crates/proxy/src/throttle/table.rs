@@ -1,4 +1,4 @@
-//! A number for each of very many keys, in memory that is set aside once.
+//! A number for each of very many keys, in memory whose size is fixed. Where nobody guesses it is not taken at all.
 //!
 //! The keys are hashes, so the table is one of places: a key has eight in which it may be, and where all
 //! are taken, the one closest to rest makes room. Nothing is ever swept or moved. What is forgotten is
@@ -21,6 +21,7 @@ pub(super) struct Table {
     largest: AtomicU64,
 }
 
+/// Empty until a key comes that falls into it.
 type Stripe = Box<[[Place; WAYS]]>;
 
 /// Key 0 with arrival 0 is an empty place; a key that is 0 by itself does no harm.
@@ -34,9 +35,8 @@ impl Table {
     /// Room for this many keys, at least.
     pub(super) fn new(entries: usize) -> Self {
         let sets = entries.div_ceil(WAYS * STRIPES).max(1);
-        let stripe = || Mutex::new(vec![[Place::default(); WAYS]; sets].into_boxed_slice());
         Self {
-            stripes: (0..STRIPES).map(|_| stripe()).collect(),
+            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             sets_per_stripe: sets as u64,
             largest: AtomicU64::new(0),
         }
@@ -60,6 +60,10 @@ impl Table {
         let Some(mut stripe) = self.stripe(key) else {
             return;
         };
+        if stripe.is_empty() {
+            let sets = usize::try_from(self.sets_per_stripe).unwrap_or(1);
+            *stripe = vec![[Place::default(); WAYS]; sets].into_boxed_slice();
+        }
         let Some(set) = self.set(&mut stripe, key) else {
             return;
         };
