@@ -1,7 +1,7 @@
 //! What the upstream gets, and what becomes of it when the upstream fails.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -460,4 +460,82 @@ fn a_head_does_not_wait_for_a_body_that_is_yet_to_come() {
         taken
     });
     assert!(quickest.min().unwrap() < Duration::from_millis(150));
+}
+
+/// An upstream that accepts one connection, reads until the request's head is there, and goes on as it is told.
+fn upstream(go_on: impl FnOnce(&mut TcpStream) + Send + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        read_until(&mut stream, "\r\n\r\n");
+        go_on(&mut stream);
+    });
+    address
+}
+
+fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut text = Vec::new();
+    while find(&text, end.as_bytes()).is_none() {
+        let mut buffer = [0; 4096];
+        let read = stream.read(&mut buffer).unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&text));
+        text.extend_from_slice(&buffer[..read]);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+/// The head of an answer, and pieces of its body, reach the client while the upstream takes its time with the rest: here it does nothing more until
+/// it is told that they did. What is said with a length is no different from chunks.
+#[test]
+fn an_answer_does_not_wait_for_its_end() {
+    for head in ["Content-Length: 10", "Transfer-Encoding: chunked"] {
+        let chunked = head.starts_with('T');
+        let piece = |text: &str| match chunked {
+            true => format!("{:x}\r\n{text}\r\n", text.len()),
+            false => text.to_owned(),
+        };
+        let (tell, told) = std::sync::mpsc::channel::<()>();
+        let pieces = [
+            format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n"),
+            piece("hello"),
+            piece("world") + if chunked { "0\r\n\r\n" } else { "" },
+        ];
+        let address = upstream(move |stream| {
+            for piece in pieces {
+                stream.write_all(piece.as_bytes()).unwrap();
+                told.recv().unwrap();
+            }
+        });
+        let gate = Setup::before(address).start();
+        let mut client = gate.connect(TRUSTED).into_stream();
+        client.write_all(inject("").as_bytes()).unwrap();
+        for expected in ["\r\n\r\n", "hello", "world"] {
+            read_until(&mut client, expected);
+            tell.send(()).unwrap();
+        }
+    }
+}
+
+/// An upstream that answers before it has the whole request, and a client that goes on only when it sees that: nobody waits for the other.
+#[test]
+fn an_early_answer_reaches_a_client_that_waits_for_it() {
+    let address = upstream(|stream| {
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        read_until(stream, "the rest");
+        stream.write_all(b"done").unwrap();
+    });
+    let gate = Setup::before(address).start();
+    let mut client = gate.connect(TRUSTED).into_stream();
+    let whole = post(
+        "/api/inject/v1",
+        "",
+        &format!("{}the rest", "x".repeat(20_000)),
+    );
+    let (begin, rest) = whole.split_at(whole.len() - 8);
+    client.write_all(begin.as_bytes()).unwrap();
+    read_until(&mut client, "\r\n\r\n");
+    client.write_all(rest.as_bytes()).unwrap();
+    read_until(&mut client, "done");
 }

@@ -29,8 +29,8 @@ impl ClientStream {
     }
 
     /// A request begins, of whose body these chunks are still to come.
-    pub(crate) fn expect(&mut self, chunks: Option<ChunkScanner>) {
-        self.tap.chunks = chunks.map(Chunks::after);
+    pub(crate) fn expect(&self, chunks: Option<ChunkScanner>) {
+        self.with_tap(|tap| tap.chunks = chunks.map(Chunks::after));
     }
 }
 
@@ -53,21 +53,23 @@ impl Tap for Client {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.gather.poll_write(stream, cx, buf)
+        self.gather.poll_write(stream, cx, &[IoSlice::new(buf)])
     }
 
-    /// One piece at a time: those that wait leave together anyway.
     fn poll_write_vectored(
         &mut self,
         stream: &mut Stream,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let first = bufs.iter().find(|it| !it.is_empty());
-        self.poll_write(stream, cx, first.map_or(&[], |it| it))
+        self.gather.poll_write(stream, cx, bufs)
     }
 
     fn poll_settle(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.gather.poll_settle(stream, cx)
+    }
+
+    fn keeps_something(&self) -> bool {
+        self.gather.has_something()
     }
 }

@@ -108,6 +108,8 @@ impl Connections {
         let mut patience = Patience::new(&shutdown);
         let first = self.head(&mut stream, Turn::First, &mut patience).await;
         if let Incoming::Http2(preface) = first {
+            // The connection may live for hours.
+            drop(patience);
             stream.rewind(&preface);
             return Box::pin(self.serve_http2(Box::new(stream), &way, shutdown)).await;
         }
@@ -255,6 +257,7 @@ impl Connections {
                 Incoming::Http2(_) | Incoming::Closed => return say_goodbye(stream).await,
             };
             stream.expect(chunks);
+            let rest = stream.rest();
             let mut session = ServerSession::new_http1(stream);
             let http = self.snapshot.load().http;
             session.set_read_timeout(Some(http.body_timeout));
@@ -269,7 +272,7 @@ impl Connections {
             session.set_keepalive_reuses_remaining(last.then_some(0));
             session.set_pipelined_prefix(bytes);
             let serving = self.proxy.process_new_http(session, &shutdown);
-            let Some(reused) = way.held_back.with(serving).await else {
+            let Some(reused) = way.held_back.with(serving, |cx| rest.send(cx)).await else {
                 return;
             };
             let Ok(same) = reused.consume().0.into_any().downcast() else {

@@ -78,11 +78,18 @@ impl HeldBack {
         }
     }
 
-    /// Does this, and whenever that waits for something lets go what was held back.
-    pub(crate) async fn with<T>(&self, mut work: impl Future<Output = T> + Unpin) -> T {
+    /// Does this, and whenever that waits for something lets go what was held back, and sends what is kept for the client.
+    pub(crate) async fn with<T>(
+        &self,
+        mut work: impl Future<Output = T> + Unpin,
+        send_rest: impl Fn(&mut Context<'_>),
+    ) -> T {
         std::future::poll_fn(|context: &mut Context<'_>| -> Poll<T> {
             let done = Pin::new(&mut work).poll(context);
             self.release();
+            if done.is_pending() {
+                send_rest(context);
+            }
             done
         })
         .await
@@ -115,7 +122,9 @@ mod tests {
             assert!(!is_corked());
             held_back.begin(cork);
         });
-        held_back.with(request).await;
+        let sent = std::cell::Cell::new(0);
+        held_back.with(request, |_| sent.set(sent.get() + 1)).await;
+        assert_eq!(sent.get(), 1);
         assert!(!is_corked());
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! Each send costs the kernel's whole way down to the network, whatever its size: where a proxy writes the head and the body of a small answer
 //! apart, that is a good tenth of all that the request costs.
+//!
+//! What waits leaves when the library flushes, when there is much of it, and when the request waits for something: by then the library has
+//! written all that there was, and the upstream may take its time with the rest.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,27 +16,45 @@ use tokio::io::AsyncWrite as _;
 /// How much may wait, in bytes: an MTA's answer to an injection. More is not copied, but written as it comes.
 const MOST: usize = 4096;
 
-/// What waits. The library flushes where an answer ends, and where there is no telling when more of it will come.
+/// Room for the body of a small answer, set aside with its head.
+const ROOM: usize = 256;
+
+/// More pieces than the library ever writes at once: a chunk's are three.
+const PIECES: usize = 8;
+
+/// What waits.
 #[derive(Debug, Default)]
 pub(crate) struct Gather {
     waiting: Vec<u8>,
+    /// Whether the stream may have taken what waited and still keep it: over TLS it does where the socket is full.
+    unflushed: bool,
 }
 
 impl Gather {
-    /// Writes what waits, and then of this what there is room for.
+    pub(crate) fn has_something(&self) -> bool {
+        self.unflushed || !self.waiting.is_empty()
+    }
+
+    /// Writes what waits, and then of these what there is room for.
     fn poll_all(
         &mut self,
         stream: &mut Stream,
         cx: &mut Context<'_>,
-        buf: &[u8],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         while !self.waiting.is_empty() {
-            let both = [IoSlice::new(&self.waiting), IoSlice::new(buf)];
-            let written = ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &both))?;
+            let waited = self.waiting.len();
+            let mut all = [IoSlice::new(&[]); PIECES];
+            let pieces = std::iter::once(&*self.waiting).chain(bufs.iter().map(|it| &**it));
+            for (place, piece) in all.iter_mut().zip(pieces) {
+                *place = IoSlice::new(piece);
+            }
+            let all = all.get(..=bufs.len()).unwrap_or(&all);
+            let written = ready!(Pin::new(&mut *stream).poll_write_vectored(cx, all))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            let waited = self.waiting.len();
+            self.unflushed = true;
             if written < waited {
                 self.waiting.drain(..written);
                 continue;
@@ -44,25 +65,30 @@ impl Gather {
                 return Poll::Ready(Ok(written - waited));
             }
         }
-        if buf.is_empty() {
+        if bufs.iter().all(|it| it.is_empty()) {
             return Poll::Ready(Ok(0));
         }
-        Pin::new(stream).poll_write(cx, buf)
+        Pin::new(stream).poll_write_vectored(cx, bufs)
     }
-}
 
-impl Gather {
+    /// Keeps this, or writes it with what waits where that is too much.
     pub(crate) fn poll_write(
         &mut self,
         stream: &mut Stream,
         cx: &mut Context<'_>,
-        buf: &[u8],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.waiting.len() + buf.len() > MOST {
-            return self.poll_all(stream, cx, buf);
+        let more = bufs.iter().map(|it| it.len()).sum();
+        if self.waiting.len() + more > MOST {
+            return self.poll_all(stream, cx, bufs);
         }
-        self.waiting.extend_from_slice(buf);
-        Poll::Ready(Ok(buf.len()))
+        if self.waiting.is_empty() {
+            self.waiting.reserve_exact(more + ROOM);
+        }
+        for buf in bufs {
+            self.waiting.extend_from_slice(buf);
+        }
+        Poll::Ready(Ok(more))
     }
 
     /// Writes what waits.
@@ -72,6 +98,10 @@ impl Gather {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_all(stream, cx, &[]))?;
+        if self.unflushed {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -163,6 +193,46 @@ mod tests {
         let (got, writes) = send(&[b"head", &body, b"end"], usize::MAX).await;
         assert_eq!(got, [b"head", &*body, b"end"].concat());
         assert_eq!(writes, [100_004, 3]);
+    }
+
+    /// As the library writes a chunk: its size, its data, its end.
+    #[tokio::test]
+    async fn a_large_chunk_leaves_with_its_frame() {
+        let data = vec![b'x'; 5000];
+        let chunk: &[&[u8]] = &[b"1388\r\n", &data, b"\r\n"];
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let writes = Arc::default();
+        let tap = Socket {
+            at_once: usize::MAX,
+            writes: Arc::clone(&writes),
+        };
+        let stream: Stream = Box::new(TcpOrUnix::from(near));
+        let mut stream = ClientStream::around(Box::new(Tapped::new(stream, tap)));
+        stream.write_all(b"head").await.unwrap();
+        let pieces: Vec<IoSlice<'_>> = chunk.iter().map(|it| IoSlice::new(it)).collect();
+        assert_eq!(stream.write_vectored(&pieces).await.unwrap(), 5008);
+        assert_eq!(*writes.lock().unwrap(), [5012]);
+        drop(stream);
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, [b"head", &*chunk.concat()].concat());
+    }
+
+    /// What the library does not flush leaves when the one who runs it says so, and nothing is left to be said when it is gone.
+    #[tokio::test]
+    async fn the_rest_is_sent_from_outside() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let mut stream = ClientStream::around(Box::new(TcpOrUnix::from(near)));
+        let rest = stream.rest();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        stream.write_all(b"head").await.unwrap();
+        rest.send(&mut cx);
+        let mut got = [0; 4];
+        far.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"head");
+        drop(stream);
+        rest.send(&mut cx);
+        assert_eq!(far.read(&mut got).await.unwrap(), 0);
     }
 
     /// The network takes what it likes. Nothing is lost, doubled or in another order, wherever it stops.

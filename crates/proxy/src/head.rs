@@ -71,7 +71,7 @@ pub(crate) enum Turn {
 /// What a connection waits for beside its client, from its first request to its last.
 ///
 /// There is one timer for all of them: where each head had its own, each would wake the runtime to be taken into account (a system call), though
-/// it only ever ends later than the one before.
+/// it nearly always ends later than the one before.
 pub(crate) struct Patience {
     alarm: Pin<Box<Sleep>>,
     silent: Pin<Box<dyn Future<Output = ()> + Send>>,
