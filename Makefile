@@ -94,12 +94,12 @@ INTEGRATION_PROGRAMS := redis-server haproxy nginx openssl slowhttptest fail2ban
 integration: export PATH := $(PATH):/usr/sbin
 integration: setup sslyze ## the tests that need redis-server, haproxy, nginx, fail2ban-regex, openssl, slowhttptest, sslyze, chromium (installed when missing)
 	@$(call install_programs,$(INTEGRATION_PROGRAMS))
-	cargo test --locked --package gatepost --features integration --test integration
+	cargo test --locked --workspace --features gatepost/integration --test integration
 
 # Five minutes of traffic, so that the charts are full.
 .PHONY: picture
 picture:                ## make docs/status-page.png anew (needs what `make integration` installs)
-	STATUS_PAGE_SECONDS=310 cargo test --locked --package gatepost --features integration --test integration -- it_can_be_read
+	STATUS_PAGE_SECONDS=310 cargo test --locked --workspace --features gatepost/integration --test integration -- it_can_be_read
 	cp target/screenshots/status-light.png docs/status-page.png
 
 .PHONY: deny
