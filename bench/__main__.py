@@ -30,6 +30,8 @@ import subjects
 from processes import Failure, Processes, free_port, read
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Where docs/performance.md has the tables.
+MARKS = ("<!-- begin: make bench -->", "<!-- end: make bench -->")
 
 
 class Bench:
@@ -211,7 +213,10 @@ def main():
     else:
         # Beside each other, so that the document and what it stands on change together.
         write(results, ROOT / "bench/results", ROOT / "docs/performance.svg")
-        print(f"\nin bench/results and docs/performance.svg, after {results['took_s']} s")
+        page = ROOT / "docs/performance.md"
+        tables = report.document(results, lines, "###")
+        page.write_text(report.put_between(page.read_text(), *MARKS, tables))
+        print(f"\nin bench/results, docs/performance.md and docs/performance.svg, after {results['took_s']} s")
 
 
 def write(results, folder, picture=None):
@@ -219,15 +224,8 @@ def write(results, folder, picture=None):
     folder.mkdir(parents=True, exist_ok=True)
     rounded = json.loads(json.dumps(results), parse_float=lambda text: round(float(text), 3))
     (folder / "latest.json").write_text(json.dumps(rounded, indent=1, ensure_ascii=False) + "\n")
-    machine = results["machine"]
-    text = [f"{results['date'][:10]}, {machine['processor']}, {machine['cores']} cores, {machine['system']}, commit {results['commit']}."]
-    text.append(", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".")
     lines = report.targets(results["scenarios"])
-    if len(lines) > 1:
-        text += ["\n## Targets\n", report.markdown(lines)]
-    for scenario in results["scenarios"].values():
-        text += [f"\n## {scenario['title']}\n", report.markdown(scenario["table"])]
-    (folder / "latest.md").write_text("\n".join(text) + "\n")
+    (folder / "latest.md").write_text(report.document(results, lines))
     good = results["scenarios"].get("good")
     if good and good["rounds"]:
         (picture or folder / "performance.svg").write_text(chart.of_costs(good["rounds"], subjects.TITLES))

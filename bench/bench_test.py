@@ -28,6 +28,14 @@ status codes: 20990 2xx, 0 3xx, 10 4xx, 0 5xx
 """
 
 
+class Page(unittest.TestCase):
+    def test_only_what_is_between_the_marks_is_replaced(self):
+        self.assertEqual(report.put_between("a <b>\nold\n<e> c\n", "<b>", "<e>", "new\n"), "a <b>\n\nnew\n\n<e> c\n")
+        for text in ("", "<b> old", "<e> old <b>"):
+            with self.assertRaises(ValueError):
+                report.put_between(text, "<b>", "<e>", "new")
+
+
 class Outputs(unittest.TestCase):
     def test_wrk(self):
         self.assertEqual(load.parse_wrk(WRK), load.Load(20002, 1.0001, 7, 1, 1.5, 2.9))

@@ -2,7 +2,7 @@
 
 import statistics
 
-# What issue 7 asks for: what, scenario, figure, and the median of which subject; how it is held against another (scenario, subject); and the
+# What gatepost aims at: what, scenario, figure, and the median of which subject; how it is held against another (scenario, subject); and the
 # least or the most that it may be.
 TARGETS = [
     ("a good request against bare pingora-proxy", "good", "cpu_us", "gatepost", "ratio", ("good", "bare-pingora"), "at most", 1.00),
@@ -79,6 +79,27 @@ def markdown(lines):
         cells = [cell.replace("|", "\\|") for cell in line]
         text.append("| " + " | ".join(cells + [""] * (columns - len(line))) + " |")
     return "\n".join(text)
+
+
+def document(results, lines_of_targets, heading="##"):
+    """All of it in markdown: where, with which programs, the targets, and a table for each scenario."""
+    machine = results["machine"]
+    text = [f"{results['date'][:10]}, {machine['processor']}, {machine['cores']} cores, {machine['system']}, commit {results['commit']}."]
+    text.append(", ".join(f"{name} {version}" for name, version in results["versions"].items()) + ".")
+    if len(lines_of_targets) > 1:
+        text += [f"\n{heading} Targets\n", markdown(lines_of_targets)]
+    for scenario in results["scenarios"].values():
+        text += [f"\n{heading} {scenario['title']}\n", markdown(scenario["table"])]
+    return "\n".join(text) + "\n"
+
+
+def put_between(text, begin, end, what):
+    """The text with this between its two marks, which stay."""
+    head, mark, rest = text.partition(begin)
+    _, closing, tail = rest.partition(end)
+    if not mark or not closing:
+        raise ValueError(f"no {begin} … {end}")
+    return f"{head}{begin}\n\n{what.strip()}\n\n{end}{tail}"
 
 
 def targets(results):
