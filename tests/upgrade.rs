@@ -112,6 +112,41 @@ fn a_new_process_takes_over_under_load_without_a_failed_request() {
     });
 }
 
+/// Whoever stops a service right after a new process took over tells both. The old one stops with care already, and what it works on is still
+/// answered; a second word ends it at once, as everywhere.
+#[test]
+fn a_stop_right_after_an_upgrade_lets_requests_finish() {
+    let go = std::sync::Arc::new(AtomicBool::new(false));
+    let gone = go.clone();
+    let upstream = Recorder::behaving(move |stream, _| {
+        wait_for("permission to answer", || gone.load(Ordering::SeqCst));
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        stream.write_all(answer).is_ok()
+    });
+    for words in [1, 2] {
+        go.store(false, Ordering::SeqCst);
+        let seen = upstream.requests();
+        let mut gate = Setup::before(upstream.address).start();
+        let mut busy = gate.connect(TRUSTED);
+        busy.write(inject(""));
+        wait_for("the request to be in flight", || upstream.requests() > seen);
+        gate.signal("QUIT");
+        let _successor = Successor::of(&gate);
+        gate.signal("TERM");
+        gate.wait_log(|line| line["message"] == "told to stop, which this gatepost does already");
+        if words == 2 {
+            gate.signal("TERM");
+            assert_eq!(gate.wait_exit(), Some(0));
+            assert!(busy.closes());
+        }
+        go.store(true, Ordering::SeqCst);
+        if words == 1 {
+            assert_eq!(busy.reply().unwrap().text(), "ok");
+            assert_eq!(gate.wait_exit(), Some(0));
+        }
+    }
+}
+
 /// Clients of HTTP/2 that send one request after the other on one connection: they are told by GOAWAY, open another, and lose nothing.
 #[test]
 fn http2_clients_move_to_the_new_process() {

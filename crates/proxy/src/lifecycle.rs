@@ -112,7 +112,7 @@ impl Lifecycle {
         self.phase.parting.store(true, Ordering::Relaxed);
         tokio::select! {
             () = self.leave(stop) => {}
-            () = self.second_stop(&mut signals) => {
+            () = self.second_stop(stop, &mut signals) => {
                 tracing::warn!("stopped at once by a second signal");
             }
         }
@@ -153,9 +153,15 @@ impl Lifecycle {
         }
     }
 
-    async fn second_stop(&self, signals: &mut Signals) {
+    async fn second_stop(&self, stop: Stop, signals: &mut Signals) {
+        // Whoever stops the service tells all of its processes. One that was followed leaves already, and this is the first word of it.
+        let mut told = !matches!(stop, Stop::Followed(_));
         loop {
             match signals.next().await {
+                Told::Stop(Stop::AfterRequests) if !told => {
+                    tracing::info!("told to stop, which this gatepost does already");
+                    told = true;
+                }
                 Told::Stop(_) => return,
                 Told::Reload => self.want_reload(),
                 Told::Upgrade => tracing::warn!("no upgrade: this gatepost stops already"),
