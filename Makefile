@@ -82,17 +82,20 @@ if [ ! -e /usr/sbin/policy-rc.d ]; then \
 fi; \
 DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; \
 if command -v systemctl >/dev/null; then \
-  for unit in "$${missing[@]}"; do $$sudo systemctl disable --quiet "$$unit" 2>/dev/null || true; done; \
+  for unit in $$(dpkg -L "$${missing[@]}" | sed -nE 's,^(/usr)?/lib/systemd/system/([^/@]+\.(service|socket|timer))$$,\2,p'); do \
+    $$sudo systemctl disable --quiet "$$unit" 2>/dev/null || true; \
+  done; \
 fi
 endef
 
 # Of fail2ban only fail2ban-regex is used.
 INTEGRATION_PROGRAMS := redis-server haproxy nginx openssl slowhttptest fail2ban-regex=fail2ban \
-  chromium=chromium,fonts-dejavu-core chromedriver=chromium-driver
+  chromium=chromium,fonts-dejavu-core chromedriver=chromium-driver \
+  podman dpkg-shlibdeps=dpkg-dev systemd-analyze=systemd
 
 .PHONY: integration
 integration: export PATH := $(PATH):/usr/sbin
-integration: setup sslyze ## the tests that need redis-server, haproxy, nginx, fail2ban-regex, openssl, slowhttptest, sslyze, chromium (installed when missing)
+integration: setup sslyze cargo-tools ## the tests that need redis-server, haproxy, nginx, fail2ban-regex, openssl, slowhttptest, sslyze, chromium, podman, systemd (installed when missing)
 	@$(call install_programs,$(INTEGRATION_PROGRAMS))
 	cargo test --locked --workspace --features gatepost/integration --test integration
 
@@ -106,6 +109,42 @@ picture:                ## make docs/status-page.png anew (needs what `make inte
 deny:                   ## licences, sources and wrappers, with cargo-deny (installed when missing)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 	cargo deny check bans licenses sources
+
+# What cargo needs to pack. Not optimised: what that would save is less than what it takes.
+CARGO_TOOLS := cargo-deb@3.8.0 cargo-cyclonedx@0.5.9
+
+.PHONY: cargo-tools
+cargo-tools:
+	@if [ "$$(cat target/tools/installed 2>/dev/null)" = "$(CARGO_TOOLS)" ]; then exit 0; fi; \
+	echo "installing into target/tools: $(CARGO_TOOLS)"; \
+	cargo install --quiet --locked --debug --root target/tools $(CARGO_TOOLS); \
+	echo "$(CARGO_TOOLS)" > target/tools/installed
+
+# Paths of this machine stay out of it, so that it is the same in whichever folder it is built.
+PREFIXES = $(CURDIR)=/gatepost $(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+
+.PHONY: binary
+binary: export RUSTFLAGS := $(PREFIXES:%=--remap-path-prefix=%)
+binary: export CFLAGS := $(PREFIXES:%=-ffile-prefix-map=%)
+binary: export CXXFLAGS := $(PREFIXES:%=-ffile-prefix-map=%)
+binary: setup
+	cargo build --locked --release --package gatepost
+
+.PHONY: release
+release: setup cargo-tools ## what is given out, in target/dist: binary, bill of materials, sums
+	deploy/release.sh
+
+.PHONY: deb
+deb: setup cargo-tools  ## a Debian package, in target/dist
+	@$(call install_programs,dpkg-shlibdeps=dpkg-dev)
+	deploy/debian/build.sh
+
+IMAGE ?= gatepost
+
+.PHONY: image
+image: binary           ## a container image called IMAGE (gatepost), with podman (installed when missing)
+	@$(call install_programs,podman)
+	deploy/container/build.sh target/release/gatepost "$(IMAGE)"
 
 .PHONY: figures
 figures: setup          ## measure the figures of the README

@@ -210,6 +210,7 @@ fn the_shipped_configurations_are_good() {
         "config/demo.yaml",
         "config/minimal.yaml",
         "config/reference.yaml",
+        "deploy/etc/gatepost.yaml",
     ] {
         let (status, out, err) = run(&["check", "--config", file], &root);
         assert_eq!(status, Some(0), "{file}: {out}{err}");

@@ -3,8 +3,12 @@
 use std::process::Command;
 
 fn main() {
-    let revision =
-        git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
+    // Said where there is no checkout, as in an image that builds from a copy.
+    println!("cargo::rerun-if-env-changed=GATEPOST_REVISION");
+    let revision = std::env::var("GATEPOST_REVISION")
+        .ok()
+        .or_else(|| git(&["rev-parse", "--short=12", "HEAD"]))
+        .unwrap_or_else(|| "unknown".to_owned());
     println!("cargo::rustc-env=GATEPOST_REVISION={revision}");
     // HEAD's log changes with every commit and checkout; without git there is nothing to watch.
     let log = git(&["rev-parse", "--git-path", "logs/HEAD"]);

@@ -48,7 +48,7 @@ fn unshare() -> (Vec<&'static str>, &'static str) {
 }
 
 /// False where the test is to be left out.
-fn namespaces_are_allowed() -> bool {
+pub(crate) fn namespaces_are_allowed() -> bool {
     if std::env::var_os("GATEPOST_NO_NAMESPACES").is_some_and(|it| it == "1") {
         println!("left out: GATEPOST_NO_NAMESPACES=1");
         return false;
@@ -76,7 +76,7 @@ fn stat(process: u32) -> Option<(u32, char)> {
     Some((fields.next()?.parse().ok()?, state))
 }
 
-fn children(parent: u32) -> Vec<u32> {
+pub(crate) fn children(parent: u32) -> Vec<u32> {
     let all = fs::read_dir("/proc").unwrap();
     all.filter_map(|it| it.ok()?.file_name().to_str()?.parse().ok())
         .filter(|it| stat(*it).is_some_and(|(its, _)| its == parent))
@@ -84,7 +84,7 @@ fn children(parent: u32) -> Vec<u32> {
 }
 
 /// The lines of its status that begin so.
-fn status(process: u32, beginning: &str) -> Vec<String> {
+pub(crate) fn status(process: u32, beginning: &str) -> Vec<String> {
     let text = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let lines = text.lines().filter(|it| it.starts_with(beginning));
     lines.map(str::to_owned).collect()

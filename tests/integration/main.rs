@@ -6,14 +6,18 @@
 #[path = "../harness.rs"]
 mod harness;
 
+mod booted;
 mod browser;
 mod container;
 mod fail2ban;
 mod haproxy;
+mod host;
+mod image;
 mod nginx;
 mod program;
 mod quota;
 mod redis;
+mod release;
 mod signature;
 mod slow;
 mod status_page;
