@@ -19,6 +19,7 @@ else
   mkdir -p "$target/release"
   cp "$BINARY" "$target/release/gatepost"
 fi
+# Here `gatepost man` and `gatepost completions` go into $target/release/made; the assets for them stand ready in crates/gatepost/Cargo.toml.
 mkdir -p "$target/dist"
 cargo deb --quiet --no-build --strip --package gatepost --output "$target/dist/" "$@"
 (cd "$target/dist" && sha256sum gatepost* > SHA256SUMS)
