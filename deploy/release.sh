@@ -47,7 +47,7 @@ cat > "$dist/$name.build.txt" <<BUILD
 gatepost $version, revision $revision
 $built
 $(rustc --version), $(cc --version | head -n 1)
-$(getconf GNU_LIBC_VERSION) and later
+$(getconf GNU_LIBC_VERSION)
 SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH
 
 To build it again: the same revision, the same versions of rustc, cc and cmake, then \`make release\`; in whichever folder. Then
