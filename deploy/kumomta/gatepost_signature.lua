@@ -7,8 +7,8 @@
 --     { method = 'POST', path = '/api/inject/v1', client = '192.0.2.1', identity = 'scott' },
 --     os.time(), 60)                                   -- now, and how far the signature's time may lie from it, in seconds
 --
--- gives the id of the key, or nil and the reason. Whoever serves HTTP on the MTA's side hands the values in; a KumoMTA that
--- sees no request headers in its handlers uses gatepost_basic.lua instead.
+-- gives the id of the key, or nil and the reason. Whoever serves HTTP on the MTA's side hands the values in; KumoMTA's handlers see
+-- no request headers, so for them gatepost_signed.lua takes the values from a bearer token.
 
 local kumo = require 'kumo'
 

@@ -78,7 +78,9 @@ pub(crate) fn settings(
         realm,
         sayable: match &upstream.identity {
             IdentityForm::BasicUser(_) => Sayable::WithoutColon,
-            IdentityForm::Header(_) | IdentityForm::Basic(_) => Sayable::Any,
+            IdentityForm::Header(_) | IdentityForm::Basic(_) | IdentityForm::Bearer(_) => {
+                Sayable::Any
+            }
         },
         message_rules,
     };

@@ -248,7 +248,7 @@ pub struct UpstreamTls {
 }
 
 /// How the MTA learns the identity.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum IdentityForm {
     /// In a header of this name.
     Header(HeaderName),
@@ -256,6 +256,8 @@ pub enum IdentityForm {
     Basic(Secret),
     /// As Basic credentials: the user is the identity, the password this secret.
     BasicUser(Secret),
+    /// As a bearer token that is signed with the first of these keys.
+    Bearer(SigningKeys),
 }
 
 /// Headers that say more about a request than its identity, by their names.

@@ -26,9 +26,9 @@ pub(crate) fn upstream(
 ) -> Option<Upstream> {
     let (addresses, scheme) = endpoints::addresses(&mut section, folder).unzip();
     let tls = tls(&mut section, addresses.as_deref(), scheme, folder, files);
-    let identity = identity(&mut section, folder, files);
-    let companions = companions(section.section("companion_headers"));
     let signature = signature(section.section("signature"), folder, files);
+    let identity = identity(&mut section, signature.as_ref(), folder, files);
+    let companions = companions(section.section("companion_headers"));
     let meta_headers = meta_headers(section.section("meta_headers"));
     refuse_shared_names(
         &section,
@@ -74,10 +74,13 @@ enum Form {
     Header,
     Basic,
     BasicUser,
+    Bearer,
 }
 
+/// `signature` is `None` where a fault in it has been recorded.
 fn identity(
     section: &mut Section<'_>,
+    signature: Option<&Option<Signature>>,
     folder: &Path,
     files: &mut Vec<PathBuf>,
 ) -> Option<IdentityForm> {
@@ -85,6 +88,7 @@ fn identity(
         ("header", Form::Header),
         ("basic", Form::Basic),
         ("basic_user", Form::BasicUser),
+        ("bearer", Form::Bearer),
     ];
     let form = section.or("identity", Form::Header, value::word(&forms));
     let header = section.optional("identity_header", |node| {
@@ -92,13 +96,15 @@ fn identity(
     });
     let secret = secret::optional(section, "identity_secret", folder, files);
     let reader = section.reader();
+    if matches!(form, Form::Header | Form::Bearer)
+        && let Some((_, place)) = secret
+    {
+        reader.fault(
+            place,
+            "`upstream.identity_secret` is for `identity: basic` and `basic_user`",
+        );
+    }
     if form == Form::Header {
-        if let Some((_, place)) = secret {
-            reader.fault(
-                place,
-                "`upstream.identity_secret` is for `identity: basic` and `basic_user`",
-            );
-        }
         let name = header.map_or(HeaderName::from_static("x-http-auth"), |(name, _)| name);
         return Some(IdentityForm::Header(name));
     }
@@ -107,6 +113,16 @@ fn identity(
             place,
             "`upstream.identity_header` is for `identity: header`",
         );
+    }
+    if form == Form::Bearer {
+        let Some(signature) = signature? else {
+            reader.fault(
+                section.place(),
+                "`upstream.signature.keys` is missing: `identity: bearer` is signed with them",
+            );
+            return None;
+        };
+        return Some(IdentityForm::Bearer(signature.keys.clone()));
     }
     let Some((secret, place)) = secret else {
         reader.fault(
@@ -216,7 +232,8 @@ fn refuse_shared_names(
 ) {
     let identity = match identity {
         Some(IdentityForm::Header(name)) => Some(name),
-        Some(IdentityForm::Basic(_) | IdentityForm::BasicUser(_)) | None => None,
+        Some(IdentityForm::Basic(_) | IdentityForm::BasicUser(_) | IdentityForm::Bearer(_))
+        | None => None,
     };
     let names = [
         identity,

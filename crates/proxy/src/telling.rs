@@ -4,7 +4,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use gatepost_auth::signature::{Claim, SigningKeys};
 use gatepost_auth::{Mechanism, Permit, Secret};
@@ -32,6 +32,7 @@ enum Form {
     Header(Bytes),
     Basic(Secret),
     BasicUser(Secret),
+    Bearer(SigningKeys),
 }
 
 impl Telling {
@@ -43,6 +44,7 @@ impl Telling {
                 IdentityForm::Header(header) => Form::Header(name(header)),
                 IdentityForm::Basic(secret) => Form::Basic(secret.clone()),
                 IdentityForm::BasicUser(secret) => Form::BasicUser(secret.clone()),
+                IdentityForm::Bearer(keys) => Form::Bearer(keys.clone()),
             },
             mechanism: companions.mechanism.as_ref().map(name),
             groups: companions.groups.as_ref().map(name),
@@ -76,7 +78,7 @@ impl Telling {
             }
         }
         if let Some(identity) = permit.identity() {
-            self.say_identity(request, identity)?;
+            self.say_identity(request, permit, identity)?;
         }
         let subject = permit.subject();
         let mechanism = subject.mechanism().map(Mechanism::as_str);
@@ -93,20 +95,18 @@ impl Telling {
             request.insert_header(name.clone(), client.to_string())?;
         }
         if let Some((name, keys)) = &self.signature {
-            let claim = Claim {
-                method: request.method.as_str(),
-                path: request.uri.path(),
-                client,
-                identity: permit.identity().unwrap_or_default(),
-            };
-            let time = SystemTime::now().duration_since(UNIX_EPOCH);
-            let signature = keys.sign(&claim, time.unwrap_or_default().as_secs());
+            let signature = sign(keys, request, permit);
             request.insert_header(name.clone(), signature)?;
         }
         Ok(())
     }
 
-    fn say_identity(&self, request: &mut RequestHeader, identity: &str) -> Result<()> {
+    fn say_identity(
+        &self,
+        request: &mut RequestHeader,
+        permit: &Permit,
+        identity: &str,
+    ) -> Result<()> {
         let credentials = match &self.form {
             Form::Header(name) => {
                 return request.insert_header(name.clone(), opaque(identity)?);
@@ -114,11 +114,37 @@ impl Telling {
             // The identity is last: it may hold colons, and the secret has a known length.
             Form::Basic(secret) => format!("{GATEPOST}:{}:{identity}", secret.expose()),
             Form::BasicUser(secret) => format!("{identity}:{}", secret.expose()),
+            Form::Bearer(keys) => {
+                let signature = sign(keys, request, permit);
+                let (method, path) = (&request.method, request.uri.path());
+                let client = permit.origin().client;
+                let token = format!("{signature}\n{method}\n{path}\n{client}\n{identity}");
+                return authorize(
+                    request,
+                    &format!("Bearer {}", URL_SAFE_NO_PAD.encode(token)),
+                );
+            }
         };
-        let mut value = opaque(&format!("Basic {}", STANDARD.encode(credentials)))?;
-        value.set_sensitive(true);
-        request.insert_header("Authorization", value)
+        authorize(request, &format!("Basic {}", STANDARD.encode(credentials)))
     }
+}
+
+fn authorize(request: &mut RequestHeader, credentials: &str) -> Result<()> {
+    let mut value = opaque(credentials)?;
+    value.set_sensitive(true);
+    request.insert_header("Authorization", value)
+}
+
+/// Who sends this request, where, and now.
+fn sign(keys: &SigningKeys, request: &RequestHeader, permit: &Permit) -> String {
+    let claim = Claim {
+        method: request.method.as_str(),
+        path: request.uri.path(),
+        client: permit.origin().client,
+        identity: permit.identity().unwrap_or_default(),
+    };
+    let time = SystemTime::now().duration_since(UNIX_EPOCH);
+    keys.sign(&claim, time.unwrap_or_default().as_secs())
 }
 
 /// RFC 9110 §5.5 calls bytes above 127 opaque; a UTF-8 name goes out as UTF-8.

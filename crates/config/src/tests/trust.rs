@@ -180,6 +180,24 @@ fn how_the_upstream_is_told() {
         &["x.yaml:6:20: `upstream.identity_header` is for `identity: header`"],
     );
     fault(
+        "  identity: bearer",
+        &[
+            "x.yaml:4:3: `upstream.signature.keys` is missing: `identity: bearer` is signed with them",
+        ],
+    );
+    fault(
+        "  identity: bearer\n  identity_secret: 0123456789abcdef\n  identity_header: X-Y\n  signature: { keys: [{ id: a, secret: 0123456789abcdef }] }",
+        &[
+            "x.yaml:6:20: `upstream.identity_secret` is for `identity: basic` and `basic_user`",
+            "x.yaml:7:20: `upstream.identity_header` is for `identity: header`",
+        ],
+    );
+    // One fault is enough.
+    fault(
+        "  identity: bearer\n  signature: { keys: [{ id: a, secret: short }] }",
+        &["x.yaml:6:14: a key's secret has at least 16 bytes"],
+    );
+    fault(
         "  companion_headers: { groups: x_http_auth }",
         &["x.yaml:4:3: two of the headers that gatepost sets are called `x_http_auth`"],
     );

@@ -310,7 +310,7 @@ fn the_identity_and_the_challenge() {
     };
     upstream(
         "identity: carrier-pigeon",
-        "13: expected `header`, `basic` or `basic_user`, found `carrier-pigeon`",
+        "13: expected `header`, `basic`, `basic_user` or `bearer`, found `carrier-pigeon`",
     );
     upstream("identity_header: X Y", "20: `X Y` is not a header name");
     upstream(

@@ -129,6 +129,7 @@ impl Rows {
             IdentityForm::Header(name) => ("header", Some(name), None),
             IdentityForm::Basic(secret) => ("basic", None, Some(secret)),
             IdentityForm::BasicUser(secret) => ("basic_user", None, Some(secret)),
+            IdentityForm::Bearer(_) => ("bearer", None, None),
         };
         self.add("upstream.identity", form);
         if let Some(name) = header {
