@@ -44,6 +44,8 @@ pub(crate) struct Setup {
     policy: String,
     routes: String,
     extra: String,
+    /// The YAML, where it is not made of the above.
+    whole: Option<String>,
     files: Vec<(String, String)>,
     environment: Vec<(String, String)>,
     reader: Reader,
@@ -82,10 +84,35 @@ impl Setup {
             policy: POLICY.to_owned(),
             routes: ROUTES.to_owned(),
             extra: String::new(),
+            whole: None,
             files: Vec::new(),
             environment: Vec::new(),
             reader: Reader::Follows,
             command: vec![BINARY.to_owned()],
+        }
+    }
+
+    /// With a configuration that is shipped, moved to free ports and before this upstream, and this policy.
+    pub(crate) fn shipped(yaml: &str, upstream: impl Display, policy: &str) -> Self {
+        let upstream = upstream.to_string();
+        let mut section = "";
+        let lines = yaml.lines().map(|line| {
+            if !line.starts_with([' ', '#']) && !line.is_empty() {
+                section = line.split(':').next().unwrap_or_default();
+            }
+            match (section, line.split_once(": ").map(|(key, _)| key)) {
+                ("listeners", Some("  - listen")) => "  - listen: 127.0.0.1:0".to_owned(),
+                ("upstream", Some("  address")) => format!("  address: {upstream}"),
+                ("policy", Some("  file")) => "  file: policy.lua".to_owned(),
+                _ => line.to_owned(),
+            }
+        });
+        let mut whole = lines.collect::<Vec<_>>().join("\n");
+        assert!(!whole.contains("\nadmin:"), "it is on the usual port");
+        whole.push_str("\nadmin: { listen: 127.0.0.1:0 }\n");
+        Self {
+            whole: Some(whole),
+            ..Self::before(upstream).policy(policy)
         }
     }
 
@@ -164,6 +191,9 @@ impl Setup {
             } else {
                 let _ = writeln!(rest, "{line}");
             }
+        }
+        if let Some(whole) = &self.whole {
+            return format!("{whole}{rest}");
         }
         let trusted = if rest.contains("trusted_hosts:") {
             ""

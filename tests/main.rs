@@ -27,6 +27,7 @@ mod identities;
 mod identity_forms;
 mod idle_memory;
 mod kubernetes;
+mod kumomta;
 mod lifecycle;
 mod lifecycle_load;
 #[expect(dead_code, reason = "the integration tests use the rest of it")]
