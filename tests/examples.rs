@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use crate::harness::{STRANGER, Setup, basic, inject, run_with};
+use crate::harness::{STRANGER, Setup, basic, inject, run_with, write};
 
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../lua/examples")
@@ -167,6 +167,33 @@ fn account_service() -> String {
     format!("http://{address}/v1/check")
 }
 
+/// What is shipped to stand before an MTA passes its own check, from where it stands.
+#[test]
+fn what_is_shipped_for_mtas_is_checked() {
+    let root = examples().join("../..");
+    for name in ["haraka", "kumomta", "zonemta"] {
+        let copy = tempfile::tempdir().unwrap();
+        let (folder, lua) = (copy.path().join("deploy/mta"), copy.path().join("lua"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::create_dir_all(&lua).unwrap();
+        let file = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+        write(
+            &folder,
+            "gatepost.yaml",
+            &file(&format!("deploy/{name}/gatepost.yaml")),
+        );
+        write(&lua, "policy.lua", &file("lua/policy.lua"));
+        write(&folder, "gatepost.secret", "0123456789abcdef");
+        let (status, out, err) =
+            run_with(&["check", "--config", "gatepost.yaml"], &folder, "", &[]);
+        assert_eq!(
+            (status, out.as_str()),
+            (Some(0), "gatepost.yaml: ok\n"),
+            "{name} {err}"
+        );
+    }
+}
+
 /// The annotations for the Lua language server name nothing that does not exist.
 #[test]
 fn the_annotations_are_true() {
@@ -199,7 +226,7 @@ fn the_annotations_are_true() {
         }
     }
     let folder = tempfile::tempdir().unwrap();
-    crate::harness::write(folder.path(), "types_test.lua", &lua);
+    write(folder.path(), "types_test.lua", &lua);
     let (status, out, err) = run_with(&["test", "types_test.lua"], folder.path(), "", &[]);
     assert_eq!(status, Some(0), "{out}{err}");
 }

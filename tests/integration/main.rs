@@ -17,6 +17,8 @@ mod helm;
 mod kubernetes;
 #[path = "../manifests/mod.rs"]
 mod manifests;
+mod haraka;
+mod mta;
 mod nginx;
 mod pod;
 mod program;
@@ -31,3 +33,4 @@ mod tls;
 #[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
 #[path = "../tls_client.rs"]
 mod tls_client;
+mod zonemta;

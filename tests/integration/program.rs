@@ -16,6 +16,8 @@ pub(crate) const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 /// A running program. Killed when dropped.
 pub(crate) struct Program {
     child: Child,
+    name: String,
+    arguments: Vec<String>,
     /// Where it listens, in the order of its configuration.
     pub(crate) addresses: Vec<SocketAddr>,
     /// Holds its configuration, and what it writes.
@@ -37,19 +39,10 @@ impl Program {
             let folder = tempfile::tempdir().unwrap();
             let addresses = free_addresses(listeners);
             write(folder.path(), "config", &config(&addresses, folder.path()));
-            let output = File::create(folder.path().join("output")).unwrap();
-            let child = Command::new(name)
-                .args(arguments)
-                .current_dir(folder.path())
-                .stdin(Stdio::null())
-                .stdout(output.try_clone().unwrap())
-                .stderr(output)
-                .spawn()
-                .unwrap_or_else(|fault| {
-                    panic!("{name} is installed by `make integration`: {fault}")
-                });
             let mut program = Self {
-                child,
+                child: spawn(name, arguments, folder.path()),
+                name: name.to_owned(),
+                arguments: arguments.iter().map(|&it| it.to_owned()).collect(),
                 addresses,
                 folder,
             };
@@ -63,6 +56,19 @@ impl Program {
             );
         }
         panic!("{name} finds no free port");
+    }
+
+    /// Ends it, as a crash does.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it once more, as it was.
+    pub(crate) fn start_again(&mut self) {
+        let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();
+        self.child = spawn(&self.name, &arguments, self.folder.path());
+        assert!(self.listens(), "{} does not start again", self.name);
     }
 
     /// Whether it does, or has ended without.
@@ -98,6 +104,22 @@ impl Drop for Program {
             eprintln!("--- the other program's output ---\n{}", self.output());
         }
     }
+}
+
+fn spawn(name: &str, arguments: &[&str], folder: &Path) -> Child {
+    let output = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("output"))
+        .unwrap();
+    Command::new(name)
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
+        .spawn()
+        .unwrap_or_else(|fault| panic!("{name} is installed by `make integration`: {fault}"))
 }
 
 /// Held all at once, so that they differ. A loopback address that is nobody's client keeps their ports apart from
