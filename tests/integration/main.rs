@@ -11,13 +11,13 @@ mod browser;
 mod container;
 mod fail2ban;
 mod haproxy;
+mod haraka;
+mod helm;
 mod host;
 mod image;
-mod helm;
 mod kubernetes;
 #[path = "../manifests/mod.rs"]
 mod manifests;
-mod haraka;
 mod mta;
 mod nginx;
 mod pod;
