@@ -23,12 +23,6 @@ use crate::{
 /// instructions to notice, and the machine may be slow.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The nice value of the workers, and of the threads that they start (setpriority(2)). A request that asks the policy goes on when the others have been
-/// served, which where there is time for both is at once; and a policy that is slow, stuck, or made to hash by somebody who guesses, takes no time
-/// from those that need none of it. At the same priority every call would also cut into the thread that asked: a call under full load on one core cost
-/// 10 microseconds more.
-const NICE: i32 = 10;
-
 /// How often the workers are looked at: usually, and while one seems to be stuck.
 const LOOK: Duration = Duration::from_secs(1);
 const LOOK_CLOSELY: Duration = Duration::from_millis(50);
@@ -208,8 +202,6 @@ impl Shared {
         thread::Builder::new()
             .name("policy".to_owned())
             .spawn(move || {
-                // Of this thread alone. Where it may not, it goes on as it is.
-                let _ = rustix::process::setpriority_process(None, NICE);
                 let common = &shared.common;
                 run(&shared.settings, common, &shared.queue, &own, loaded);
                 drop(leave);
