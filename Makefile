@@ -164,6 +164,12 @@ picture:                ## make docs/status-page.png anew (needs what `make inte
 	STATUS_PAGE_SECONDS=310 cargo test --locked --workspace --features gatepost/integration --test integration -- it_can_be_read
 	cp target/screenshots/status-light.png docs/status-page.png
 
+.PHONY: reference
+reference: setup        ## make config/gatepost.schema.json and docs/configuration.md anew, of the code and config/reference.yaml
+	@cargo build --locked --package gatepost
+	@target/debug/gatepost schema > config/gatepost.schema.json
+	@target/debug/gatepost schema --format markdown > docs/configuration.md
+
 .PHONY: deny
 deny:                   ## licences, sources and wrappers, with cargo-deny (installed when missing)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny

@@ -38,6 +38,7 @@ mod policy;
 mod quota;
 mod reload;
 mod routes;
+mod schema;
 mod shadow;
 mod smuggling;
 mod spans;

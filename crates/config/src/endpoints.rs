@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::node::{Node, Value};
+use crate::kind::{self, Kind};
+use crate::node::Node;
 use crate::read::{HOUR, MILLISECOND};
 use crate::section::{Complaint, Section, describe};
 use crate::settings::{Balance, Balancing, CircuitBreaker, HealthCheck, UpstreamAddress};
@@ -25,15 +26,11 @@ pub(crate) fn addresses(
     section: &mut Section<'_>,
     folder: &Path,
 ) -> Option<(Vec<UpstreamAddress>, Scheme)> {
-    let is_list = section
-        .node("address")
-        .is_some_and(|node| matches!(node.value, Value::List(_)));
-    let found = if is_list {
-        section.required_list("address", "[10.0.0.1:8000, 10.0.0.2:8000]", address)
-    } else {
-        section.required("address", address).map(|it| vec![it])
-    };
-    let place = section.node("address").map(|node| node.place);
+    const PATTERN: &str = "^(?:demo|unix:/.+|[Hh][Tt][Tt][Pp][Ss]://[^/]+|[^/]+:[0-9]+)$";
+    let words = "`host:port`, `https://host:port`, `unix:/path` or `demo`";
+    let kind = Kind::text(words, PATTERN, address);
+    let found = section.required_one_or_list("address", "[10.0.0.1:8000, 10.0.0.2:8000]", kind);
+    let place = section.peek("address").map(|node| node.place);
     let (mut addresses, schemes): (Vec<_>, Vec<_>) = found.unwrap_or_default().into_iter().unzip();
     with_store(section, &mut addresses, folder);
     let scheme = schemes.first().copied()?;
@@ -56,12 +53,16 @@ pub(crate) fn balancing(section: &mut Section<'_>) -> Balancing {
         ("round_robin", Balance::RoundRobin),
     ];
     Balancing {
-        balance: section.or("balance", Balance::LeastConnections, value::word(&ways)),
-        nameservers: section.list("nameservers", "[10.0.0.53]", nameserver),
+        balance: section.or("balance", Balance::LeastConnections, kind::word(&ways)),
+        nameservers: section.list(
+            "nameservers",
+            "[10.0.0.53]",
+            Kind::text("an address, with or without a port", kind::TEXT, nameserver),
+        ),
         max_connections: section.or(
             "max_connections",
             None,
-            value::or_off(value::integer(1..=1_000_000_usize)),
+            kind::or_off(kind::integer(1..=1_000_000_usize)),
         ),
         circuit_breaker: circuit_breaker(section),
         health_check: health_check(section),
@@ -69,13 +70,13 @@ pub(crate) fn balancing(section: &mut Section<'_>) -> Balancing {
 }
 
 fn circuit_breaker(section: &mut Section<'_>) -> Option<CircuitBreaker> {
-    let (mut section, is_off) = unless_off(section, "circuit_breaker");
+    let (mut section, is_off) = section.section_or_off("circuit_breaker");
     let breaker = CircuitBreaker {
-        max_failures: section.or("max_failures", 5, value::integer(1..=1000_u32)),
+        max_failures: section.or("max_failures", 5, kind::integer(1..=1000_u32)),
         open_for: section.or(
             "open_for",
             Duration::from_secs(10),
-            value::duration(MILLISECOND..=HOUR),
+            kind::duration(MILLISECOND..=HOUR),
         ),
     };
     section.finish();
@@ -83,10 +84,11 @@ fn circuit_breaker(section: &mut Section<'_>) -> Option<CircuitBreaker> {
 }
 
 fn health_check(section: &mut Section<'_>) -> Option<HealthCheck> {
-    let is_absent = section.node("health_check").is_none();
-    let (mut section, is_off) = unless_off(section, "health_check");
-    let time = || value::duration(MILLISECOND..=HOUR);
-    let threshold = || value::integer(1..=100_u32);
+    let is_absent = section.peek("health_check").is_none() && !section.reader().looks_around();
+    let (mut section, is_off) = section.section_or_off("health_check");
+    let time = || kind::duration(MILLISECOND..=HOUR);
+    let threshold = || kind::integer(1..=100_u32);
+    let path = Kind::text("a path such as `/health`", "^/[!-\"$-~]{0,1023}$", path);
     let path = if is_absent || is_off {
         section.optional("path", path)
     } else {
@@ -110,15 +112,6 @@ fn health_check(section: &mut Section<'_>) -> Option<HealthCheck> {
         healthy_threshold,
         unhealthy_threshold,
     })
-}
-
-/// A section, and whether `off` stands there instead of it.
-fn unless_off<'a>(section: &mut Section<'a>, key: &'static str) -> (Section<'a>, bool) {
-    if section.node(key).is_some_and(value::is_off) {
-        (section.empty_section(key), true)
-    } else {
-        (section.section(key), false)
-    }
 }
 
 fn path(node: &Node) -> Result<String, Complaint> {
@@ -227,7 +220,7 @@ pub(crate) fn unix_socket(path: &str) -> Result<PathBuf, Complaint> {
 
 /// Adds `demo_store` to the demo's address, and refuses it beside any other.
 fn with_store(section: &mut Section<'_>, addresses: &mut [UpstreamAddress], folder: &Path) {
-    let written = section.optional("demo_store", |node| Ok((value::text(node)?, node.place)));
+    let written = section.optional("demo_store", kind::path().placed());
     let Some((file, place)) = written else {
         return;
     };

@@ -3,15 +3,18 @@
 //! The one promise: every fault of a file at once, each with its line and column and in words that an
 //! operator can act on. So a file is first read into a tree in which everything knows its place
 //! (`node`), then walked section by section (`read`) by a reader that records faults and goes on
-//! (`section`).
+//! (`section`). What that reader asks for is also the schema that editors read (`schema`).
 
 mod endpoints;
 mod fault;
+mod kind;
 mod limits;
 mod listeners;
 mod node;
 mod read;
+mod reference;
 mod routes;
+mod schema;
 mod secret;
 mod section;
 mod settings;
@@ -20,10 +23,10 @@ mod trust;
 mod upstream;
 mod value;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 pub use fault::{Fault, Faults};
+pub use schema::{reference_page, schema};
 pub use settings::{
     Admin, Audit, AuditNames, AuditOutput, Balance, Balancing, CertificateName, CircuitBreaker,
     ClientCertificates, Companions, DecisionCache, HealthCheck, Http, IdentityForm, Listen,
@@ -67,16 +70,11 @@ pub fn load(path: &Path) -> Result<Settings, Faults> {
 ///
 /// [`Faults`], every one of them.
 pub fn parse(text: &str, source: &Path) -> Result<Settings, Faults> {
-    parse_and_list(text, source).0
-}
-
-/// The same, with the path of every key that was asked for.
-fn parse_and_list(text: &str, source: &Path) -> (Result<Settings, Faults>, BTreeSet<String>) {
     let tree = match node::parse(text) {
         Ok(tree) => tree,
         Err((place, message)) => {
             let fault = Fault::new(source, place, message);
-            return (Err(Faults::new(vec![fault], None)), BTreeSet::new());
+            return Err(Faults::new(vec![fault], None));
         }
     };
     let folder = source.parent().unwrap_or(Path::new(""));
@@ -85,16 +83,15 @@ fn parse_and_list(text: &str, source: &Path) -> (Result<Settings, Faults>, BTree
     let settings = reader
         .document(&tree)
         .and_then(|root| read::settings(root, folder, &mut policy));
-    let (faults, warnings, asked) = reader.finish();
+    let (faults, warnings, _) = reader.finish();
     // INVARIANT: where the walk leaves something out it has recorded a fault, so faults are never empty.
-    let result = match settings {
+    match settings {
         Some(settings) if faults.is_empty() => Ok(Settings {
             warnings,
             ..settings
         }),
         _ => Err(Faults::new(faults, policy)),
-    };
-    (result, asked)
+    }
 }
 
 #[cfg(test)]

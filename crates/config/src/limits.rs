@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use gatepost_auth::message_rules::{DomainPattern, MessageRule, MessageRules, Whom};
+use gatepost_auth::message_rules::{DomainFault, DomainPattern, MessageRule, MessageRules, Whom};
 use gatepost_auth::quota::Quota;
 use gatepost_auth::route::Routes;
 use http::HeaderName;
+use serde_json::json;
 
+use crate::kind::{self, Kind, Takes};
 use crate::node::{Node, Value};
-use crate::routes::name;
+use crate::routes::{name, one_of};
 use crate::section::{Complaint, Section, describe, shorten};
 use crate::settings::{QuotaRule, Quotas, WhenDown};
 use crate::{secret, value};
@@ -17,29 +19,21 @@ use crate::{secret, value};
 pub(crate) fn message_rules(root: &mut Section<'_>) -> MessageRules {
     let mut rules = Vec::new();
     for mut section in root.sections("message_rules") {
-        let whom = section.required_list("for", "[anyone]", whom);
-        let domains = |section: &mut Section<'_>, key| {
-            let there = section.node(key).is_some();
-            let list = section.list(key, "[example.com, \"*.example.com\"]", |node| {
-                value::text(node)?
-                    .parse()
-                    .map_err(|fault: gatepost_auth::message_rules::DomainFault| fault.to_string())
-            });
-            // An empty list allows no domain at all, which is another thing than no list.
-            there.then_some(list)
-        };
-        let senders = domains(&mut section, "senders");
-        let from = domains(&mut section, "from");
-        let max_recipients =
-            section.optional("max_recipients", value::integer(1..=1_000_000_usize));
-        let max_size = section.optional("max_size", value::size(1..=4 << 30));
-        let forbidden_fields = section.list("forbidden_fields", "[deferred_spool]", value::text);
-        let forbidden_headers = section.list("forbidden_headers", "[X-Virtual-MTA]", |node| {
+        let whom = section.required_list("for", "[anyone]", whom());
+        // An empty list allows no domain at all, which is another thing than no list.
+        let example = "[example.com, \"*.example.com\"]";
+        let senders = section.optional_list("senders", example, domain());
+        let from = section.optional_list("from", example, domain());
+        let max_recipients = section.optional("max_recipients", kind::integer(1..=1_000_000_usize));
+        let max_size = section.optional("max_size", kind::size(1..=4 << 30));
+        let forbidden_fields = section.list("forbidden_fields", "[deferred_spool]", kind::text());
+        let header = kind::header_name(|node| {
             let text = value::text(node)?;
             HeaderName::from_bytes(text.as_bytes())
                 .map(|name| name.as_str().to_owned())
                 .map_err(|_| format!("`{}` is not a header name", shorten(&text)))
         });
+        let forbidden_headers = section.list("forbidden_headers", "[X-Virtual-MTA]", header);
         for (key, list) in [("senders", &senders), ("from", &from)] {
             if list.as_ref().is_some_and(Vec::is_empty) {
                 section.reader().warn(
@@ -88,9 +82,9 @@ pub(crate) fn message_rules(root: &mut Section<'_>) -> MessageRules {
 pub(crate) fn quotas(mut section: Section<'_>, folder: &Path, files: &mut Vec<PathBuf>) -> Quotas {
     let mut rules = Vec::new();
     for mut limit in section.sections("limits") {
-        let whom = limit.required_list("for", "[anyone]", whom);
-        let requests = limit.list("requests", "[100/s]", quota);
-        let recipients = limit.list("recipients", "[10000/day]", quota);
+        let whom = limit.required_list("for", "[anyone]", whom());
+        let requests = limit.list("requests", "[100/s]", quota());
+        let recipients = limit.list("recipients", "[10000/day]", quota());
         if requests.is_empty() && recipients.is_empty() {
             limit.reader().fault(
                 limit.place(),
@@ -109,9 +103,9 @@ pub(crate) fn quotas(mut section: Section<'_>, folder: &Path, files: &mut Vec<Pa
     let words = [("local", WhenDown::Local), ("refuse", WhenDown::Refuse)];
     let quotas = Quotas {
         rules,
-        entries: section.or("entries", 100_000, value::integer(1000..=10_000_000_usize)),
+        entries: section.or("entries", 100_000, kind::integer(1000..=10_000_000_usize)),
         redis: secret::redis(&mut section, "redis", folder, files),
-        when_down: section.or("when_redis_is_down", WhenDown::Local, value::word(&words)),
+        when_down: section.or("when_redis_is_down", WhenDown::Local, kind::word(&words)),
     };
     section.finish();
     quotas
@@ -140,8 +134,24 @@ pub(crate) fn warn_about_idle_limits(
     }
 }
 
+/// `example.com`, `*.example.com` or `<>`.
+fn domain() -> Kind<'static, DomainPattern> {
+    let words = "a domain such as `example.com` or `*.example.com`, or `<>`";
+    Kind::text(words, kind::TEXT, |node| {
+        value::text(node)?
+            .parse()
+            .map_err(|fault: DomainFault| fault.to_string())
+    })
+}
+
 /// `anyone`, `{ identity: scott }` or `{ group: bulk }`.
-fn whom(node: &Node) -> Result<Whom, Complaint> {
+fn whom() -> Kind<'static, Whom> {
+    let schema = json!({ "anyOf": [{ "const": "anyone" }, one_of(&["identity", "group"])] });
+    let words = "`anyone`, `{ identity: x }` or `{ group: x }`";
+    Kind::new(Takes::new(schema, words), read_whom)
+}
+
+fn read_whom(node: &Node) -> Result<Whom, Complaint> {
     if matches!(&node.value, Value::Text(text) if text == "anyone") {
         return Ok(Whom::Anyone);
     }
@@ -161,7 +171,23 @@ fn whom(node: &Node) -> Result<Whom, Complaint> {
 }
 
 /// `10000/min`, or `{ rate: 10000/min, burst: 500 }`.
-fn quota(node: &Node) -> Result<Quota, Complaint> {
+fn quota() -> Kind<'static, Quota> {
+    let rate = json!({ "type": "string", "pattern": kind::RATE });
+    let burst = json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX });
+    let both = json!({
+        "type": "object",
+        "properties": { "rate": rate, "burst": burst },
+        "required": ["rate", "burst"],
+        "additionalProperties": false,
+    });
+    let words = "a rate such as `10000/min`, or `{ rate: 10000/min, burst: 500 }`";
+    Kind::new(
+        Takes::new(json!({ "anyOf": [rate, both] }), words),
+        read_quota,
+    )
+}
+
+fn read_quota(node: &Node) -> Result<Quota, Complaint> {
     let (rate, burst) = if let Value::Map(entries) = &node.value {
         let find = |wanted: &str| {
             let found = entries.iter().find(|(key, _)| key.name == wanted);

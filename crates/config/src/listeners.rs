@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::endpoints::unix_socket;
+use crate::kind::{self, Kind};
 use crate::node::{Node, Value};
 use crate::section::{Complaint, Section, describe};
 use crate::settings::{CertificateName, ClientCertificates, Listen, Listener, ListenerTls};
@@ -20,8 +21,15 @@ pub(crate) fn listeners(
 ) -> Vec<Listener> {
     let mut listeners: Vec<Listener> = Vec::new();
     for mut section in root.required_sections("listeners") {
-        let listen = section.required("listen", listen);
-        let proxy_protocol = section.or("proxy_protocol", false, value::truth);
+        let listen = section.required(
+            "listen",
+            Kind::text(
+                "`IP:PORT`, or `unix:/path`",
+                r"^(?:unix:/.+|[0-9.]+:[0-9]+|\[[0-9A-Fa-f:.]+(?:%[0-9]+)?\]:[0-9]+)$",
+                listen,
+            ),
+        );
+        let proxy_protocol = section.or("proxy_protocol", false, kind::truth());
         let unix_mode = unix_mode(&mut section, listen.as_ref());
         let tls = tls(&mut section, folder, files);
         if let (Some(listen), Some(tls)) = (listen, tls) {
@@ -85,7 +93,15 @@ fn listen(node: &Node) -> Result<Listen, Complaint> {
 }
 
 fn unix_mode(section: &mut Section<'_>, listen: Option<&Listen>) -> u32 {
-    let written = section.optional("unix_mode", |node| Ok((mode(node)?, node.place)));
+    let written = section.optional(
+        "unix_mode",
+        Kind::text(
+            "a file mode in quotes such as `\"0660\"`",
+            "^0?[0-7]{3}$",
+            mode,
+        )
+        .placed(),
+    );
     let Some((mode, place)) = written else {
         return UNIX_MODE;
     };
@@ -155,19 +171,15 @@ fn clients(
     files: &mut Vec<PathBuf>,
 ) -> Option<ClientCertificates> {
     let ca = file(section, "client_ca", folder, files);
-    let required = section.optional("client_certificate", |node| {
-        let word = value::word(&[("optional", false), ("required", true)])(node)?;
-        Ok((word, node.place))
-    });
+    let needs = [("optional", false), ("required", true)];
+    let required = section.optional("client_certificate", kind::word(&needs).placed());
     let names = [
         ("subject_cn", CertificateName::SubjectCn),
         ("san_email", CertificateName::SanEmail),
         ("san_dns", CertificateName::SanDns),
         ("san_uri", CertificateName::SanUri),
     ];
-    let identity = section.optional("identity_from_certificate", |node| {
-        Ok((value::word(&names)(node)?, node.place))
-    });
+    let identity = section.optional("identity_from_certificate", kind::word(&names).placed());
     let Some(ca) = ca else {
         let keys = [
             ("client_certificate", required.map(|it| it.1)),
@@ -199,7 +211,7 @@ pub(crate) fn file(
     folder: &Path,
     files: &mut Vec<PathBuf>,
 ) -> Option<PathBuf> {
-    let path = folder.join(section.optional(key, value::text)?);
+    let path = folder.join(section.optional(key, kind::path())?);
     files.push(path.clone());
     Some(path)
 }

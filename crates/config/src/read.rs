@@ -12,12 +12,15 @@ use gatepost_auth::throttle::Rate;
 use gatepost_auth::wire::HeadLimits;
 use gatepost_auth::{CredentialRules, Gate, MissingPassword, Sayable};
 use http::HeaderName;
+use serde_json::json;
 
+use crate::kind::{self, Kind, Takes};
 use crate::limits::{message_rules, quotas, warn_about_idle_limits};
 use crate::listeners::{listeners, taken};
+use crate::node::Node;
 use crate::routes::routes;
 use crate::secret;
-use crate::section::Section;
+use crate::section::{Complaint, Section};
 use crate::settings::{
     Admin, Audit, AuditNames, AuditOutput, Companions, DecisionCache, Http, IdentityForm, Listener,
     Log, LogFormat, Metrics, Policy, Reload, Settings, Throttle, Upstream,
@@ -55,7 +58,7 @@ pub(crate) fn settings(
     let admin = admin(&mut root, &listeners, folder, &mut files);
     let http = http(root.section("http"));
     let threads = root
-        .optional("threads", value::integer(1..=1024_usize))
+        .optional("threads", kind::integer(1..=1024_usize))
         .and_then(NonZeroUsize::new);
     let (drain_delay, drain_timeout) = drain(&mut root);
     let throttle = throttle(&mut root, folder, &mut files);
@@ -110,7 +113,7 @@ pub(crate) fn settings(
 
 /// How long connections are accepted after SIGTERM, and how long requests may take then.
 fn drain(root: &mut Section<'_>) -> (Duration, Duration) {
-    let time = || value::duration(Duration::ZERO..=HOUR);
+    let time = || kind::duration(Duration::ZERO..=HOUR);
     (
         root.or("drain_delay", Duration::ZERO, time()),
         root.or("drain_timeout", Duration::from_secs(25), time()),
@@ -140,16 +143,16 @@ fn own_headers(upstream: &Upstream) -> Vec<HeaderName> {
 }
 
 fn policy(mut section: Section<'_>, folder: &Path) -> Option<Policy> {
-    let file = section.required("file", value::text);
-    let workers = section.optional("workers", value::integer(1..=256_usize));
-    let queue = section.or("queue", 1024, value::integer(1..=1_000_000_usize));
+    let file = section.required("file", kind::path());
+    let workers = section.optional("workers", kind::integer(1..=256_usize));
+    let queue = section.or("queue", 1024, kind::integer(1..=1_000_000_usize));
     let callback_timeout = section.or(
         "callback_timeout",
         Duration::from_secs(5),
-        value::duration(MILLISECOND..=HOUR),
+        kind::duration(MILLISECOND..=HOUR),
     );
-    let shadow = section.optional("shadow", value::text);
-    let memory_limit = section.or("memory_limit", 64 << 20, value::size(1 << 20..=4 << 30));
+    let shadow = section.optional("shadow", kind::path());
+    let memory_limit = section.or("memory_limit", 64 << 20, kind::size(1 << 20..=4 << 30));
     section.finish();
     Some(Policy {
         file: folder.join(file?),
@@ -164,28 +167,26 @@ fn policy(mut section: Section<'_>, folder: &Path) -> Option<Policy> {
 fn credentials(root: &mut Section<'_>) -> (CredentialRules, String) {
     let default = CredentialRules::default();
     let mut basic = root.section("basic");
-    let realm = basic.or("realm", "gatepost".to_owned(), |node| {
-        let text = value::text(node)?;
-        // RFC 9110 §5.6.4: as a quoted string these need no escaping.
-        let plain = text.len() <= 64
-            && text
-                .bytes()
-                .all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'));
-        if plain {
-            Ok(text)
-        } else {
-            Err("a realm is at most 64 ASCII characters without `\"` and `\\`".to_owned())
-        }
-    });
+    let realm_kind = Kind::text(
+        "a text of at most 64 ASCII characters",
+        r"^[ !#-\[\]-~]{1,64}$",
+        realm,
+    );
+    let realm = basic.or(
+        "realm",
+        "gatepost".to_owned(),
+        realm_kind.written(|it| json!(it)),
+    );
+    let passwords = [
+        ("refuse", MissingPassword::Refuse),
+        ("nil", MissingPassword::Nil),
+    ];
     let missing_password = basic.or(
         "missing_password",
         default.missing_password,
-        value::word(&[
-            ("refuse", MissingPassword::Refuse),
-            ("nil", MissingPassword::Nil),
-        ]),
+        kind::word(&passwords),
     );
-    let length = || value::integer(1..=16_384_usize);
+    let length = || kind::integer(1..=16_384_usize);
     let max_user_bytes = basic.or("max_user_bytes", default.max_user_bytes, length());
     let max_password_bytes = basic.or("max_password_bytes", default.max_password_bytes, length());
     basic.finish();
@@ -203,25 +204,33 @@ fn credentials(root: &mut Section<'_>) -> (CredentialRules, String) {
     )
 }
 
+fn realm(node: &Node) -> Result<String, Complaint> {
+    let text = value::text(node)?;
+    // RFC 9110 §5.6.4: as a quoted string these need no escaping.
+    let plain = text.len() <= 64
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'));
+    if plain {
+        Ok(text)
+    } else {
+        Err("a realm is at most 64 ASCII characters without `\"` and `\\`".to_owned())
+    }
+}
+
 fn decision_cache(mut section: Section<'_>) -> DecisionCache {
-    let ttl = value::duration(Duration::ZERO..=24 * HOUR);
+    let ttl = kind::duration(Duration::ZERO..=24 * HOUR);
     let cache = DecisionCache {
         ttl: section.or("ttl", Duration::from_secs(60), ttl),
-        capacity: section.or("capacity", 10_000, value::integer(1..=10_000_000_usize)),
+        capacity: section.or("capacity", 10_000, kind::integer(1..=10_000_000_usize)),
     };
     section.finish();
     cache
 }
 
 fn reload(mut section: Section<'_>) -> Reload {
-    let often = value::duration(Duration::from_millis(100)..=HOUR);
-    let watch = section.or("watch", Some(Duration::from_secs(1)), |node| {
-        if value::is_off(node) {
-            Ok(None)
-        } else {
-            often(node).map(Some)
-        }
-    });
+    let often = kind::duration(Duration::from_millis(100)..=HOUR);
+    let watch = section.or("watch", Some(Duration::from_secs(1)), kind::or_off(often));
     section.finish();
     Reload { watch }
 }
@@ -232,12 +241,21 @@ fn admin(
     folder: &Path,
     files: &mut Vec<PathBuf>,
 ) -> Option<Admin> {
-    if root.node("admin").is_some_and(value::is_off) {
+    let (mut section, is_off) = root.section_or_off("admin");
+    if is_off {
         return None;
     }
-    let mut section = root.section("admin");
     let default = SocketAddr::from((IpAddr::from([127, 0, 0, 1]), 9090));
-    let listen = section.or("listen", default, value::listen_address);
+    let address = Kind::text(
+        "`IP:PORT`",
+        r"^(?:[0-9.]+:[0-9]+|\[[0-9A-Fa-f:.]+(?:%[0-9]+)?\]:[0-9]+)$",
+        value::listen_address,
+    );
+    let listen = section.or(
+        "listen",
+        default,
+        address.written(|it| json!(it.to_string())),
+    );
     if let Some(other) = taken(listen, listeners) {
         section.reader().fault(
             section.place(),
@@ -253,7 +271,7 @@ fn admin(
             );
             section.reader().fault(*place, message);
         }
-        None if section.node("token").is_none() && !listen.ip().to_canonical().is_loopback() => {
+        None if section.peek("token").is_none() && !listen.ip().to_canonical().is_loopback() => {
             section.reader().fault(
                 section.place(),
                 format!("`admin.token` is missing: {listen} is not on loopback, and without it everybody could reload and change limits"),
@@ -267,21 +285,16 @@ fn admin(
 }
 
 fn throttle(root: &mut Section<'_>, folder: &Path, files: &mut Vec<PathBuf>) -> Throttle {
-    let off = root.node("throttle").is_some_and(value::is_off);
-    let mut section = if off {
-        root.empty_section("throttle")
-    } else {
-        root.section("throttle")
-    };
-    let rate = |count| (!off).then(|| Rate::new(count, MINUTE).ok()).flatten();
+    let (mut section, is_off) = root.section_or_off("throttle");
+    let rate = |count| (!is_off).then(|| Rate::new(count, MINUTE).ok()).flatten();
     let throttle = Throttle {
-        per_address: section.or("per_address", rate(100), value::rate_or_off),
-        per_address_and_user: section.or("per_address_and_user", rate(10), value::rate_or_off),
+        per_address: section.or("per_address", rate(100), kind::rate_or_off()),
+        per_address_and_user: section.or("per_address_and_user", rate(10), kind::rate_or_off()),
         exempt: section
-            .list("exempt", "[10.0.0.0/8]", value::network)
+            .list("exempt", "[10.0.0.0/8]", kind::network())
             .into_iter()
             .collect(),
-        entries: section.or("entries", 262_144, value::integer(1024..=16_777_216_usize)),
+        entries: section.or("entries", 262_144, kind::integer(1024..=16_777_216_usize)),
         redis: secret::redis(&mut section, "redis", folder, files),
     };
     section.finish();
@@ -289,24 +302,30 @@ fn throttle(root: &mut Section<'_>, folder: &Path, files: &mut Vec<PathBuf>) -> 
 }
 
 fn audit(mut section: Section<'_>, folder: &Path) -> Audit {
-    let output = section.or("output", AuditOutput::Off, |node| {
+    let places = Takes::new(
+        json!({ "type": "string", "pattern": kind::TEXT }),
+        "`stdout`, or the path of a file",
+    );
+    let output = Kind::new(places.or(&kind::off()), |node| {
         if value::is_off(node) {
-            return Ok(AuditOutput::Off);
+            return Ok(None);
         }
         let text = value::text(node)?;
-        Ok(if text == "stdout" {
+        Ok(Some(if text == "stdout" {
             AuditOutput::Stdout
         } else {
             AuditOutput::File(folder.join(text))
-        })
+        }))
     });
+    let output = section.or("output", None, output.written(|_| json!("off")));
+    let output = output.unwrap_or(AuditOutput::Off);
     let names = [
         ("plain", AuditNames::Plain),
         ("hash_secrets", AuditNames::HashSecrets),
         ("hash_all", AuditNames::HashAll),
     ];
-    let names = section.or("names", AuditNames::HashSecrets, value::word(&names));
-    let messages = section.or("messages", false, value::truth);
+    let names = section.or("names", AuditNames::HashSecrets, kind::word(&names));
+    let messages = section.or("messages", false, kind::truth());
     section.finish();
     Audit {
         output,
@@ -316,27 +335,23 @@ fn audit(mut section: Section<'_>, folder: &Path) -> Audit {
 }
 
 fn http(mut section: Section<'_>) -> Http {
-    let timeout = || value::duration(MILLISECOND..=HOUR);
+    let timeout = || kind::duration(MILLISECOND..=HOUR);
     let default = HeadLimits::default();
-    let max_bytes = section.or("max_head_bytes", 32 << 10, value::size(1 << 10..=1 << 20));
+    let max_bytes = section.or("max_head_bytes", 32 << 10, kind::size(1 << 10..=1 << 20));
     let head_limits = HeadLimits {
         max_bytes: usize::try_from(max_bytes).unwrap_or(default.max_bytes),
         max_fields: section.or(
             "max_head_fields",
             default.max_fields,
-            value::integer(10..=256_usize),
+            kind::integer(10..=256_usize),
         ),
     };
     let request_body_limit = section.or(
         "request_body_limit",
         64 << 20,
-        value::size(1 << 10..=4 << 30),
+        kind::size(1 << 10..=4 << 30),
     );
-    let bodies_in_memory = section.or(
-        "bodies_in_memory",
-        512 << 20,
-        value::size(1 << 20..=1 << 40),
-    );
+    let bodies_in_memory = section.or("bodies_in_memory", 512 << 20, kind::size(1 << 20..=1 << 40));
     if bodies_in_memory < request_body_limit {
         section.reader().fault(
             section.place(),
@@ -347,12 +362,12 @@ fn http(mut section: Section<'_>) -> Http {
         max_connections: section.or(
             "max_connections",
             10_000,
-            value::integer(1..=10_000_000_usize),
+            kind::integer(1..=10_000_000_usize),
         ),
         max_connections_per_address: section.or(
             "max_connections_per_address",
             None,
-            value::or_off(value::integer(1..=10_000_000_usize)),
+            kind::or_off(kind::integer(1..=10_000_000_usize)),
         ),
         head_limits,
         head_timeout: section.or("head_timeout", Duration::from_secs(10), timeout()),
@@ -363,12 +378,12 @@ fn http(mut section: Section<'_>) -> Http {
         min_body_rate: section.or(
             "min_body_rate",
             Some(1024),
-            value::or_off(value::size(1..=1 << 30)),
+            kind::or_off(kind::size(1..=1 << 30)),
         ),
         max_requests_per_connection: section.or(
             "max_requests_per_connection",
             Some(10_000),
-            value::or_off(value::integer(1..=1_000_000_000_usize)),
+            kind::or_off(kind::integer(1..=1_000_000_000_usize)),
         ),
     };
     section.finish();
@@ -383,22 +398,16 @@ fn log(mut section: Section<'_>) -> Log {
     ];
     let levels = ["error", "warn", "info", "debug", "trace"].map(|level| (level, level));
     let log = Log {
-        format: section.or("format", LogFormat::Auto, value::word(&formats)),
-        level: section.or("level", "info", value::word(&levels)).to_owned(),
+        format: section.or("format", LogFormat::Auto, kind::word(&formats)),
+        level: section.or("level", "info", kind::word(&levels)).to_owned(),
     };
     section.finish();
     log
 }
 
 fn metrics(mut section: Section<'_>) -> Metrics {
-    let count = value::integer(0..=1000_usize);
-    let top_identities = section.or("top_identities", 0, |node| {
-        if value::is_off(node) {
-            Ok(0)
-        } else {
-            count(node)
-        }
-    });
+    let count = kind::or_off(kind::integer(0..=1000_usize));
+    let top_identities = section.or("top_identities", None, count).unwrap_or(0);
     section.finish();
     Metrics { top_identities }
 }

@@ -5,20 +5,25 @@ use gatepost_auth::route::{PathPattern, Route, Routes};
 use gatepost_auth::{Allow, AuthInfo};
 use gatepost_message::Format;
 use http::Method;
+use serde_json::{Value as Json, json};
 
+use crate::kind::{self, Kind, Takes};
 use crate::node::{Node, Value};
 use crate::section::{Complaint, Section, describe, shorten};
 use crate::value;
+
+/// The key that makes many routes of one entry.
+const PRESET: &str = "preset";
 
 /// Reads the section. Routes with a fault are left out; it has been recorded.
 pub(crate) fn routes(root: &mut Section<'_>) -> Routes {
     let mut routes: Vec<Route> = Vec::new();
     let mut lines: Vec<u64> = Vec::new();
-    for mut section in root.required_sections("routes") {
+    for mut section in root.required_sections_of("routes", &[PRESET, ""]) {
         let line = section.place().line;
-        if section.node("preset").is_some() {
+        if section.shape() == PRESET {
             // What a preset names may be named before it: that is how it is made stricter.
-            let preset = section.required("preset", value::word(&[("kumomta", ())]));
+            let preset = section.required(PRESET, kind::word(&[("kumomta", ())]));
             let added = preset.map_or(Vec::new(), |()| kumomta());
             warn_about_wider(&section, &added, routes.iter().zip(&lines));
             lines.extend(added.iter().map(|_| line));
@@ -34,25 +39,37 @@ pub(crate) fn routes(root: &mut Section<'_>) -> Routes {
 }
 
 fn route(section: &mut Section<'_>) -> Option<Route> {
-    let path = section.required("path", |node| {
-        let text = value::text(node)?;
-        text.parse::<PathPattern>()
-            .map_err(|fault| fault.to_string())
-    });
-    let methods = section.required_list("methods", "[POST]", method);
-    let allow = section.required_list("allow", "[authenticated, trusted_hosts]", |node| {
-        allow(node, 0)
-    });
-    let looks = section.or("message_policy", false, value::truth);
+    let path = section.required(
+        "path",
+        Kind::text(
+            "a path, or a prefix such as `/messages/*`",
+            r"^/[^?*]*\*?$",
+            path,
+        ),
+    );
+    let methods = section.required_list(
+        "methods",
+        "[POST]",
+        Kind::text(
+            "a method in capitals",
+            "^(?!(?:TRACE|CONNECT)$)[A-Z-]+$",
+            method,
+        ),
+    );
+    let rule = Takes::new(
+        json!({ "$ref": "#/definitions/rule" }),
+        "`anyone`, `authenticated`, `trusted_hosts` or an expression such as `{ group: staff }`",
+    );
+    let rule = Kind::new(rule, |node| allow(node, 0));
+    let allow = section.required_list("allow", "[authenticated, trusted_hosts]", rule);
+    let looks = section.or("message_policy", false, kind::truth());
     let formats = [
         ("kumomta", Format::KumoMta),
         ("zonemta", Format::ZoneMta),
         ("rfc822", Format::Rfc822),
         ("zonemta_raw", Format::ZoneMtaRaw),
     ];
-    let format = section.optional("message_format", |node| {
-        Ok((value::word(&formats)(node)?, node.place))
-    });
+    let format = section.optional("message_format", kind::word(&formats).placed());
     if let Some((_, place)) = format
         && !looks
     {
@@ -61,14 +78,15 @@ fn route(section: &mut Section<'_>) -> Option<Route> {
             "`message_format` is for routes with `message_policy: true`",
         );
     }
-    let quota = section.or("quota", looks, value::truth);
+    let quota = section.optional("quota", kind::truth()).unwrap_or(looks);
+    let body_limit = section.optional("request_body_limit", kind::size(0..=1 << 40));
     let route = Route {
         path: path?,
         methods: methods?,
         allow: allow?,
         message: looks.then(|| format.map_or(Format::KumoMta, |(format, _)| format)),
         quota,
-        body_limit: section.optional("request_body_limit", value::size(0..=1 << 40)),
+        body_limit,
     };
     if route.allow.contains(&Allow::Anyone) {
         if route.allow.len() > 1 {
@@ -188,6 +206,12 @@ fn covers(wide: &str, narrow: &str) -> bool {
             .is_some_and(|rest| !rest.is_empty())
 }
 
+fn path(node: &Node) -> Result<PathPattern, Complaint> {
+    let text = value::text(node)?;
+    text.parse::<PathPattern>()
+        .map_err(|fault| fault.to_string())
+}
+
 fn method(node: &Node) -> Result<Method, Complaint> {
     let text = value::text(node)?;
     if matches!(text.as_str(), "TRACE" | "CONNECT") {
@@ -209,6 +233,51 @@ fn method(node: &Node) -> Result<Method, Complaint> {
         })
 }
 
+/// What a schema says of an expression in `allow`. It holds others of its kind, so it has a name.
+pub(crate) fn rule_schema() -> Json {
+    let rule = json!({ "$ref": "#/definitions/rule" });
+    let rules = json!({ "type": "array", "items": rule, "minItems": 1 });
+    let only = |key: &str, value: &Json| {
+        json!({
+            "type": "object",
+            "properties": { (key): value },
+            "required": [key],
+            "additionalProperties": false,
+        })
+    };
+    let network = json!({ "type": "string", "pattern": kind::NETWORK });
+    json!({ "anyOf": [
+        { "enum": WORDS.map(|(word, _)| word) },
+        one_of(&["identity", "group"]),
+        only("network", &network),
+        only("all_of", &rules),
+        only("any_of", &rules),
+        only("not", &rule),
+    ] })
+}
+
+/// A mapping with one of these keys, which name somebody.
+pub(crate) fn one_of(keys: &[&str]) -> Json {
+    let name = json!({ "type": "string", "pattern": kind::TEXT });
+    let names: serde_json::Map<String, Json> = keys
+        .iter()
+        .map(|key| ((*key).to_owned(), name.clone()))
+        .collect();
+    json!({
+        "type": "object",
+        "properties": names,
+        "minProperties": 1,
+        "maxProperties": 1,
+        "additionalProperties": false,
+    })
+}
+
+const WORDS: [(&str, Allow); 3] = [
+    ("anyone", Allow::Anyone),
+    ("authenticated", Allow::Authenticated),
+    ("trusted_hosts", Allow::TrustedHosts),
+];
+
 /// Deeper expressions are a mistake, or an attack on the stack.
 const DEEPEST: usize = 16;
 
@@ -217,12 +286,7 @@ fn allow(node: &Node, depth: usize) -> Result<Allow, Complaint> {
         return Err(format!("rules nest at most {DEEPEST} deep"));
     }
     let Value::Map(entries) = &node.value else {
-        let words = [
-            ("anyone", Allow::Anyone),
-            ("authenticated", Allow::Authenticated),
-            ("trusted_hosts", Allow::TrustedHosts),
-        ];
-        let found = words
+        let found = WORDS
             .into_iter()
             .find(|(word, _)| matches!(&node.value, Value::Text(text) if text == word));
         return found.map(|(_, allow)| allow).ok_or_else(|| {

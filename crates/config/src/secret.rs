@@ -4,9 +4,11 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use gatepost_auth::Secret;
+use serde_json::json;
 
+use crate::kind::{self, Takes};
 use crate::node::{Node, Place, Value};
-use crate::section::{Complaint, Section};
+use crate::section::{Complaint, Need, Section};
 
 /// Larger files are no secrets. In bytes.
 const LONGEST: u64 = 64 * 1024;
@@ -45,7 +47,9 @@ fn optional_url(
     folder: &Path,
     files: &mut Vec<PathBuf>,
 ) -> Option<(Secret, Place)> {
-    let node = section.node(key)?;
+    let schema = json!({ "type": "string", "pattern": format!("^redis://|{VARIABLE}") });
+    let url = Takes::new(schema, "a URL such as `redis://127.0.0.1:6379/0`");
+    let node = section.node(key, url.or(&apart()), Need::Optional)?;
     if let Value::Text(text) = &node.value
         && !text.contains(['@', '$'])
     {
@@ -61,8 +65,47 @@ pub(crate) fn optional(
     folder: &Path,
     files: &mut Vec<PathBuf>,
 ) -> Option<(Secret, Place)> {
-    let node = section.node(key)?;
+    secret(section, key, Need::Optional, folder, files)
+}
+
+/// The same for one that is needed. The caller reports one that is missing, since it may be faulty too.
+pub(crate) fn needed(
+    section: &mut Section<'_>,
+    key: &'static str,
+    folder: &Path,
+    files: &mut Vec<PathBuf>,
+) -> Option<(Secret, Place)> {
+    secret(section, key, Need::Required, folder, files)
+}
+
+fn secret(
+    section: &mut Section<'_>,
+    key: &'static str,
+    need: Need,
+    folder: &Path,
+    files: &mut Vec<PathBuf>,
+) -> Option<(Secret, Place)> {
+    let schema = json!({ "type": "string", "pattern": format!("{VARIABLE}|{}", kind::TEXT) });
+    let inline = Takes::new(
+        schema,
+        "a secret: `${NAME}` for a variable of the environment",
+    );
+    let node = section.node(key, inline.or(&apart()), need)?;
     from_node(section, node, folder, files)
+}
+
+/// How a variable of the environment is named.
+const VARIABLE: &str = r"^\$\{[0-9A-Za-z_]+\}$";
+
+/// A secret in a file of its own.
+fn apart() -> Takes {
+    let schema = json!({
+        "type": "object",
+        "properties": { "file": { "type": "string", "minLength": 1 } },
+        "required": ["file"],
+        "additionalProperties": false,
+    });
+    Takes::new(schema, "`{ file: PATH }`")
 }
 
 fn from_node(

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use super::*;
+use super::{Listen, Listener};
+use schema::parse;
 
 mod document;
 mod limits;
 mod routes;
+mod schema;
 mod shipped;
 mod tls;
 mod traces;

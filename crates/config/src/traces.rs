@@ -1,7 +1,9 @@
 //! The section `traces`: spans for an OpenTelemetry collector.
 
 use http::Uri;
+use serde_json::json;
 
+use crate::kind::{self, Kind, Takes};
 use crate::node::{Node, Value};
 use crate::section::{Complaint, Section, describe};
 use crate::settings::Traces;
@@ -9,14 +11,21 @@ use crate::value;
 
 /// `None` where no spans are wanted.
 pub(crate) fn traces(root: &mut Section<'_>) -> Option<Traces> {
-    if root.node("traces").is_some_and(value::is_off) {
+    let (mut section, is_off) = root.section_or_off("traces");
+    if is_off {
         return None;
     }
-    let mut section = root.section("traces");
-    let otlp = section.optional("otlp", |node| Ok((collector(node)?, node.place)));
-    let sample = section.or("sample", 0.01, share);
-    let service_name = section.or("service_name", "gatepost".to_owned(), value::text);
-    let identity = section.or("identity", false, value::truth);
+    let url = Kind::text(
+        "a URL such as `http://127.0.0.1:4318`",
+        "^[Hh][Tt][Tt][Pp][Ss]?://[^@?]+$",
+        collector,
+    );
+    let otlp = section.optional("otlp", url.placed());
+    let between = json!({ "type": "number", "minimum": 0, "maximum": 1 });
+    let part = Kind::new(Takes::new(between, "a number from 0 to 1"), share);
+    let sample = section.or("sample", 0.01, part.written(|it| json!(it)));
+    let service_name = section.or("service_name", "gatepost".to_owned(), kind::text());
+    let identity = section.or("identity", false, kind::truth());
     let (reader, place) = (section.reader(), otlp.as_ref().map(|it| it.1));
     section.finish();
     if let (Some(place), false) = (place, cfg!(feature = "otlp")) {

@@ -5,10 +5,10 @@ use gatepost_auth::address::{HopHeader, parse_network};
 use gatepost_auth::rule::is_wide;
 use ipnet::IpNet;
 
+use crate::kind;
 use crate::node::Place;
 use crate::section::Section;
 use crate::settings::{Listen, Listener};
-use crate::value;
 
 /// Whom to believe what.
 pub(crate) struct Trust {
@@ -30,7 +30,7 @@ pub(crate) fn trust(root: &mut Section<'_>, listeners: &[Listener]) -> Trust {
     let hop_header = root.or(
         "client_address_header",
         HopHeader::default(),
-        value::word(&names),
+        kind::word(&names),
     );
     for (network, place) in &hosts {
         if let Some(doubt) = doubt_about_host(network, &proxies) {
@@ -66,9 +66,7 @@ pub(crate) fn trust(root: &mut Section<'_>, listeners: &[Listener]) -> Trust {
 }
 
 fn networks(root: &mut Section<'_>, key: &'static str) -> Written {
-    root.list(key, "[10.0.0.0/8, \"::1\"]", |node| {
-        Ok((value::network(node)?, node.place))
-    })
+    root.list(key, "[10.0.0.0/8, \"::1\"]", kind::network().placed())
 }
 
 fn plain(written: &Written) -> Networks {

@@ -8,8 +8,9 @@ use gatepost_auth::signature::SigningKeys;
 use http::HeaderName;
 
 use crate::endpoints::{self, Scheme};
+use crate::kind::{self, Kind};
 use crate::listeners::file;
-use crate::node::Node;
+use crate::node::{Key, Node};
 use crate::read::{HOUR, MILLISECOND};
 use crate::secret;
 use crate::section::{Complaint, Section, describe, shorten};
@@ -29,7 +30,7 @@ pub(crate) fn upstream(
     let signature = signature(section.section("signature"), folder, files);
     let identity = identity(&mut section, signature.as_ref(), folder, files);
     let companions = companions(section.section("companion_headers"));
-    let meta_headers = meta_headers(section.section("meta_headers"));
+    let meta_headers = meta_headers(&mut section);
     refuse_shared_names(
         &section,
         &identity,
@@ -37,19 +38,19 @@ pub(crate) fn upstream(
         signature.as_ref(),
         &meta_headers,
     );
-    let timeout = || value::duration(MILLISECOND..=HOUR);
+    let timeout = || kind::duration(MILLISECOND..=HOUR);
     let connect_timeout = section.or("connect_timeout", Duration::from_secs(5), timeout());
     let response_timeout = section.or("response_timeout", Duration::from_secs(60), timeout());
     let idle_timeout = section.or("idle_timeout", Duration::from_secs(30), timeout());
     let max_idle_connections = section.or(
         "max_idle_connections",
         128,
-        value::integer(1..=100_000_usize),
+        kind::integer(1..=100_000_usize),
     );
     let total_timeout = section.or(
         "total_timeout",
         Some(endpoints::TOTAL_TIMEOUT),
-        value::or_off(timeout()),
+        kind::or_off(timeout()),
     );
     let balancing = endpoints::balancing(&mut section);
     section.finish();
@@ -90,10 +91,8 @@ fn identity(
         ("basic_user", Form::BasicUser),
         ("bearer", Form::Bearer),
     ];
-    let form = section.or("identity", Form::Header, value::word(&forms));
-    let header = section.optional("identity_header", |node| {
-        Ok((own_header(node)?, node.place))
-    });
+    let form = section.or("identity", Form::Header, kind::word(&forms));
+    let header = section.optional("identity_header", header_kind().placed());
     let secret = secret::optional(section, "identity_secret", folder, files);
     let reader = section.reader();
     if matches!(form, Form::Header | Form::Bearer)
@@ -149,19 +148,19 @@ fn identity(
 
 fn companions(mut section: Section<'_>) -> Companions {
     let companions = Companions {
-        mechanism: section.optional("mechanism", own_header),
-        groups: section.optional("groups", own_header),
-        client: section.optional("client", own_header),
+        mechanism: section.optional("mechanism", header_kind()),
+        groups: section.optional("groups", header_kind()),
+        client: section.optional("client", header_kind()),
     };
     section.finish();
     companions
 }
 
 /// The names of metas are the policy's own.
-fn meta_headers(section: Section<'_>) -> Vec<(String, HeaderName)> {
+fn meta_headers(section: &mut Section<'_>) -> Vec<(String, HeaderName)> {
+    let pairs = section.pairs("meta_headers", header_kind());
     let reader = section.reader();
-    let mut headers = Vec::new();
-    for (key, node) in section.pairs() {
+    for (key, _) in &pairs {
         if ["http_auth", "received_from", "reception_protocol"].contains(&key.name.as_str()) {
             let name = &key.name;
             reader.fault(
@@ -169,12 +168,9 @@ fn meta_headers(section: Section<'_>) -> Vec<(String, HeaderName)> {
                 format!("the meta `{name}` is not the policy's to set"),
             );
         }
-        match own_header(node) {
-            Ok(header) => headers.push((key.name.clone(), header)),
-            Err(complaint) => reader.fault(node.place, complaint),
-        }
     }
-    headers
+    let owned = |(key, header): (&Key, HeaderName)| (key.name.clone(), header);
+    pairs.into_iter().map(owned).collect()
 }
 
 /// `None` is a fault that has been recorded, `Some(None)` that nothing is signed.
@@ -186,12 +182,12 @@ fn signature(
     let header = section.or(
         "header",
         HeaderName::from_static("x-gatepost-signature"),
-        own_header,
+        header_kind(),
     );
     let (mut keys, mut whole) = (Vec::new(), true);
     for mut key in section.sections("keys") {
-        let id = key.required("id", value::text);
-        let secret = secret::optional(&mut key, "secret", folder, files);
+        let id = key.required("id", key_id());
+        let secret = secret::needed(&mut key, "secret", folder, files);
         if secret.is_none() {
             key.reader().fault(
                 key.place(),
@@ -220,6 +216,12 @@ fn signature(
             None
         }
     }
+}
+
+/// `SigningKeys` says what is wrong with one that is of another form.
+fn key_id() -> Kind<'static, String> {
+    let words = "1 to 32 letters, digits, `-`, `_` and `.`";
+    Kind::text(words, "^[0-9A-Za-z_.-]{1,32}$", value::text)
 }
 
 /// Two headers of one name would say one thing or the other.
@@ -264,13 +266,16 @@ fn tls(
     folder: &Path,
     files: &mut Vec<PathBuf>,
 ) -> Option<Option<UpstreamTls>> {
-    let written = section.node("tls").map(|node| node.place);
+    let written = section.peek("tls").map(|node| node.place);
     let mut tls = section.section("tls");
     let ca = file(&mut tls, "ca", folder, files);
-    let server_name = tls.optional("server_name", server_name);
+    let server_name = tls.optional(
+        "server_name",
+        Kind::text("a DNS name or an address", "^[0-9A-Za-z:.-]+$", server_name),
+    );
     let certificate = file(&mut tls, "client_certificate", folder, files);
     let key = file(&mut tls, "client_key", folder, files);
-    let verify = tls.optional("verify", |node| Ok((value::truth(node)?, node.place)));
+    let verify = tls.optional("verify", kind::truth().placed());
     let (reader, place) = (tls.reader(), tls.place());
     tls.finish();
     if scheme? == Scheme::Http {
@@ -375,6 +380,10 @@ const TAKEN: [&str; 25] = [
     "x-real-ip",
     "x-request-id",
 ];
+
+fn header_kind() -> Kind<'static, HeaderName> {
+    kind::header_name(own_header).written(kind::show_header)
+}
 
 fn own_header(node: &Node) -> Result<HeaderName, Complaint> {
     let text = value::text(node)?;

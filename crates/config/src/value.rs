@@ -54,7 +54,7 @@ pub(crate) fn word<T: Copy>(choices: &[(&str, T)]) -> impl Fn(&Node) -> Result<T
 }
 
 /// `a`, `b` or `c`.
-fn either(words: &[String]) -> String {
+pub(crate) fn either(words: &[String]) -> String {
     match words {
         [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
         _ => words.concat(),

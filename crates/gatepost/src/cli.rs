@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 /// Version and git revision, for `--version`.
 const VERSION: &str = concat!(
@@ -76,7 +76,7 @@ pub(crate) enum Command {
         /// The signature header's value
         signature: String,
         /// The identity; empty for none
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         identity: String,
         /// The client's address
         #[arg(long, value_name = "IP")]
@@ -129,4 +129,24 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE", default_value = "config/demo.yaml")]
         config: PathBuf,
     },
+    /// Print a JSON Schema of the configuration, with which editors complete and check it
+    Schema {
+        /// Or the reference of every key, for people
+        #[arg(long, value_enum, default_value_t = Format::Json)]
+        format: Format,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// For whom the configuration is described.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Format {
+    Json,
+    Markdown,
 }

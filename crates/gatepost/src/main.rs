@@ -1,10 +1,12 @@
-//! The command line: `gatepost run`, `check`, `auth`, `access`, `verify`, `quota`, `replay`, `hash`, `test`, `demo`.
+//! The command line: `gatepost run`, `check`, `auth`, `access`, `verify`, `quota`, `replay`, `hash`, `test`, `demo`,
+//! `schema`, `completions`, `man`.
 
 mod access;
 mod auth;
 mod check;
 mod cli;
 mod demo;
+mod documents;
 mod hash;
 mod logging;
 mod password;
@@ -91,6 +93,9 @@ fn main() -> ExitCode {
         Command::Hash { algorithm } => hash::run(&algorithm, &mut out),
         Command::Test { files } => test::run(&files, &mut out),
         Command::Demo { config } => serve::demo(&config).map(|()| ExitCode::SUCCESS),
+        Command::Schema { format } => documents::schema(format, &mut out),
+        Command::Completions { shell } => documents::completions(shell, &mut out),
+        Command::Man => documents::man(&mut out),
     };
     done.unwrap_or_else(|fault| {
         // If even this cannot be written, the exit status still says it.

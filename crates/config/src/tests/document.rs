@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use super::schema::parse;
 use super::{MINIMAL, check, faults};
-use crate::{load, parse};
+use crate::load;
 
 #[test]
 fn a_key_that_is_there_twice_is_a_fault_beside_others() {

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use super::schema::parse;
 use super::{MINIMAL, check};
-use crate::parse;
 
 fn warnings(from: &str, to: &str, extra: &str) -> Vec<String> {
     let text = format!("{}{extra}\n", MINIMAL.replacen(from, to, 1));

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use super::schema::parse;
 use super::{MINIMAL, check, faults};
-use crate::parse;
 use gatepost_auth::Origin;
 use gatepost_auth::path::Target;
 use gatepost_message::Format;

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::schema::parse;
 use super::{MINIMAL, check};
 use crate::{
     CertificateName, ClientCertificates, Listen, Listener, ListenerTls, Settings, UpstreamTls,
-    parse,
 };
 
 const LISTEN: &str = "  - listen: 0.0.0.0:8080";

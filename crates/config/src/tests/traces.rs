@@ -1,7 +1,8 @@
 //! The section `traces`.
 
+use super::schema::parse;
 use super::{MINIMAL, check};
-use crate::{Settings, parse};
+use crate::Settings;
 
 fn settings(traces: &str) -> Settings {
     let text = format!("{MINIMAL}traces: {traces}\n");

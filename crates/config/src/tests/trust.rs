@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use super::schema::parse;
 use super::{MINIMAL, check, faults};
-use crate::{AuditOutput, IdentityForm, Settings, parse};
+use crate::{AuditOutput, IdentityForm, Settings};
 
 fn settings(extra: &str) -> Settings {
     let text = format!("{MINIMAL}{extra}\n");

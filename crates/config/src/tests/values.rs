@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use super::schema::parse;
 use super::{MINIMAL, check};
-use crate::parse;
 
 #[test]
 fn wrong_types() {
