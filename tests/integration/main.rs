@@ -6,11 +6,13 @@
 #[path = "../harness.rs"]
 mod harness;
 
+mod book;
 mod booted;
 mod browser;
 mod container;
 mod fail2ban;
 mod haproxy;
+mod migration;
 mod haraka;
 mod helm;
 mod host;

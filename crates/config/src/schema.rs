@@ -50,16 +50,16 @@ pub fn reference_page() -> String {
         } else {
             "##"
         };
+        let name = entry.path.rsplit('.').next().unwrap_or_default();
         page += &format!("\n{depth} {}\n", entry.path);
         let mut facts = facts(question);
         let is_example = question.default.is_none() || !entry.is_on;
         if is_example && !entry.value.is_empty() {
-            let name = entry.path.rsplit('.').next().unwrap_or_default();
-            facts.push(format!("Example: `{name}: {}`.", entry.value));
+            facts += &format!(" Example: `{name}: {}`.", entry.value);
         }
-        if !facts.is_empty() {
-            page += &format!("\n*{}*\n", facts.join(" "));
-        }
+        // The name by itself is what people search for.
+        let facts = facts.replacen("Takes", "takes", 1);
+        page += &format!("\n*`{name}` {facts}*\n");
         page += &format!("\n{}\n", entry.prose.replace("TRUST:", "**TRUST:**"));
     }
     page
@@ -148,7 +148,7 @@ fn property(
     };
     if let Some(object) = schema.as_object_mut() {
         let said = prose.get(path).map(String::as_str).unwrap_or_default();
-        let facts = facts(question).join(" ");
+        let facts = facts(question);
         let description = format!("{said}\n\n{facts}").trim().to_owned();
         object.insert("description".to_owned(), json!(description));
         if let Some(default) = &question.default {
@@ -159,12 +159,12 @@ fn property(
 }
 
 /// What it takes, and what it is if it is not there, in words.
-fn facts(question: &Question) -> Vec<String> {
+fn facts(question: &Question) -> String {
     let takes = match &question.form {
         Form::Value(takes) => format!("Takes {}.", takes.words),
         Form::List(takes) => format!("Takes a list, each {}.", takes.words),
         Form::OneOrList(takes) => format!("Takes {}, or a list of them.", takes.words),
-        Form::Section => String::new(),
+        Form::Section => "Takes a section.".to_owned(),
         Form::SectionOrOff => "Takes a section, or `off`.".to_owned(),
         Form::Sections => "Takes a list of sections.".to_owned(),
         Form::Pairs(takes) => format!("Takes names of your own, and for each {}.", takes.words),
@@ -175,6 +175,5 @@ fn facts(question: &Question) -> Vec<String> {
         (Need::Optional, Some(default)) => format!("Default: `{default}`."),
         (Need::Optional, None) => String::new(),
     };
-    let facts = [takes, need].into_iter();
-    facts.filter(|it| !it.is_empty()).collect()
+    [takes, need].join(" ").trim_end().to_owned()
 }
