@@ -180,6 +180,7 @@ book: mdbook            ## the documents as a book with search: target/book/html
 	  while read -r file; do if [ -e "$$file" ]; then cp --parents "$$file" target/book/source/; fi; done
 	@sed -E 's|\]\(\.\./|](|; t; s|\]\(|](docs/|' docs/SUMMARY.md > target/book/source/SUMMARY.md
 	@rm target/book/source/docs/SUMMARY.md
+	@sed -i 's|(docs/SUMMARY.md)|(toc.html)|' target/book/source/README.md
 	@cp docs/book.toml target/book/
 	@mdbook build target/book
 

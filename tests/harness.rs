@@ -222,11 +222,6 @@ impl Setup {
     pub(crate) fn start_with(&self, config: &Path) -> Gatepost {
         Gatepost::start(tempfile::tempdir().unwrap(), config, self)
     }
-
-    /// Starts it with the configuration and the policy that this folder holds already.
-    pub(crate) fn start_in(&self, folder: tempfile::TempDir) -> Gatepost {
-        Gatepost::start(folder, self)
-    }
 }
 
 /// A running gatepost. Killed when dropped.

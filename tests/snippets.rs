@@ -280,7 +280,7 @@ fn every_command_can_be_typed() {
                         gatepost += 1;
                     }
                     Some("make") => {
-                        for target in words.filter(|it| !it.contains('=')) {
+                        for target in words.take_while(|it| !it.contains('=')) {
                             let rule = format!("\n{target}:");
                             assert!(makefile.contains(&rule), "{place}: make {target}");
                             make += 1;
@@ -296,9 +296,7 @@ fn every_command_can_be_typed() {
 
 /// Somebody who follows a page from beginning to end, in an empty folder.
 struct Reader {
-    folder: PathBuf,
-    /// Until gatepost has it.
-    keep: Option<tempfile::TempDir>,
+    folder: tempfile::TempDir,
     gate: Option<Gatepost>,
     mta: Recorder,
     environment: Vec<(String, String)>,
@@ -307,13 +305,11 @@ struct Reader {
 
 impl Reader {
     fn new() -> Self {
-        let keep = tempfile::tempdir().unwrap();
-        let folder = keep.path().to_owned();
-        write(&folder, "gatepost.yaml", BASE);
-        write(&folder, "policy.lua", POLICY);
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "gatepost.yaml", BASE);
+        write(folder.path(), "policy.lua", POLICY);
         Self {
             folder,
-            keep: Some(keep),
             gate: None,
             mta: Recorder::start(),
             environment: Vec::new(),
@@ -322,7 +318,7 @@ impl Reader {
     }
 
     fn file(self, name: &str, content: &str) -> Self {
-        write(&self.folder, name, content);
+        write(self.folder.path(), name, content);
         self
     }
 
@@ -337,11 +333,15 @@ impl Reader {
         for block in blocks_of(Path::new(page), &text) {
             match (block.name(), block.language.as_str()) {
                 (Some(name), _) => {
-                    write(&self.folder, name, &block.text);
+                    write(self.folder.path(), name, &block.text);
                 }
                 (None, "yaml") => {
                     if let Some(configuration) = configuration(&block) {
-                        write(&self.folder, "gatepost.yaml", &configuration.to_string());
+                        write(
+                            self.folder.path(),
+                            "gatepost.yaml",
+                            &configuration.to_string(),
+                        );
                     }
                 }
                 (None, "console") => {
@@ -374,7 +374,7 @@ impl Reader {
         let path = format!("{}:{}", own.display(), std::env::var("PATH").unwrap());
         let output = Command::new("bash")
             .args(["--norc", "-c", &command])
-            .current_dir(&self.folder)
+            .current_dir(self.folder.path())
             .env("PATH", path)
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
@@ -396,7 +396,7 @@ impl Reader {
 
     /// Starts gatepost with what was written, but on free ports, and before an MTA that is there.
     fn start(&mut self) {
-        let file = self.folder.join("gatepost.yaml");
+        let file = self.folder.path().join("gatepost.yaml");
         let mut yaml = std::fs::read_to_string(&file).unwrap();
         for (from, to) in [
             ("0.0.0.0:8080", "127.0.0.1:0"),
@@ -407,12 +407,12 @@ impl Reader {
         }
         assert!(!yaml.contains("admin:"));
         let _ = writeln!(yaml, "admin: {{ listen: 127.0.0.1:0 }}");
-        write(&self.folder, "gatepost.yaml", &yaml);
+        write(self.folder.path(), "gatepost.yaml", &yaml);
         let mut setup = Setup::demo();
         for (key, value) in &self.environment {
             setup = setup.env(key, value);
         }
-        self.gate = Some(setup.start_in(self.keep.take().unwrap()));
+        self.gate = Some(setup.start_with(&file));
     }
 }
 

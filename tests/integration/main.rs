@@ -12,7 +12,6 @@ mod browser;
 mod container;
 mod fail2ban;
 mod haproxy;
-mod migration;
 mod haraka;
 mod helm;
 mod host;
@@ -20,6 +19,7 @@ mod image;
 mod kubernetes;
 #[path = "../manifests/mod.rs"]
 mod manifests;
+mod migration;
 mod mta;
 mod nginx;
 mod pod;

@@ -99,16 +99,15 @@ http {{
     })
 }
 
-fn gate(mta: SocketAddr, passwords: &str) -> Gatepost {
-    let folder = tempfile::tempdir().unwrap();
+fn gate(mta: SocketAddr, passwords: &str, folder: &Path) -> Gatepost {
     let yaml = block("yaml")
         .replace("0.0.0.0:8080", "127.0.0.1:0")
         .replace("127.0.0.1:8000", &mta.to_string());
     let yaml = format!("{yaml}admin: {{ listen: 127.0.0.1:0 }}\n");
-    write(folder.path(), "gatepost.yaml", &yaml);
-    write(folder.path(), "policy.lua", &block("lua"));
-    write(folder.path(), "mail.htpasswd", passwords);
-    Setup::demo().start_in(folder)
+    let config = write(folder, "gatepost.yaml", &yaml);
+    write(folder, "policy.lua", &block("lua"));
+    write(folder, "mail.htpasswd", passwords);
+    Setup::demo().start_with(&config)
 }
 
 /// The answer's status, and who the MTA was told.
@@ -130,7 +129,8 @@ fn the_guide_from_nginx_is_true() {
     let passwords = lines.concat();
     let (there, here) = (upstream(), upstream());
     let nginx = nginx(there.address, &passwords);
-    let gate = gate(here.address, &passwords);
+    let folder = tempfile::tempdir().unwrap();
+    let gate = gate(here.address, &passwords, folder.path());
     let both = |from, headers: &str| {
         let nginx = ask(nginx.addresses[0], &there, from, headers);
         (nginx, ask(gate.address, &here, from, headers))
