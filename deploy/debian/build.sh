@@ -19,7 +19,12 @@ else
   mkdir -p "$target/release"
   cp "$BINARY" "$target/release/gatepost"
 fi
-# Here `gatepost man` and `gatepost completions` go into $target/release/made; the assets for them stand ready in crates/gatepost/Cargo.toml.
+made=$target/release/made
+mkdir -p "$made"
+"$target/release/gatepost" man > "$made/gatepost.1"
+"$target/release/gatepost" completions bash > "$made/gatepost.bash"
+"$target/release/gatepost" completions zsh > "$made/_gatepost"
+"$target/release/gatepost" completions fish > "$made/gatepost.fish"
 mkdir -p "$target/dist"
 cargo deb --quiet --no-build --strip --package gatepost --output "$target/dist/" "$@"
 (cd "$target/dist" && sha256sum gatepost* > SHA256SUMS)

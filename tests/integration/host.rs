@@ -82,6 +82,48 @@ fn packages() -> &'static Packages {
     })
 }
 
+/// The need: `man gatepost`, `gatepost ch<TAB>`, and an editor that knows the keys, from the package as it is.
+#[test]
+fn the_manual_the_completions_and_the_schema_are_in_the_package() {
+    let folder = tempfile::tempdir().unwrap();
+    let unpacked = Command::new("dpkg-deb")
+        .arg("-x")
+        .args([packages().first.as_path(), folder.path()])
+        .status()
+        .unwrap();
+    assert!(unpacked.success());
+    let printed = |arguments: &[&str]| {
+        Command::new(BINARY)
+            .args(arguments)
+            .output()
+            .unwrap()
+            .stdout
+    };
+    for (file, arguments) in [
+        // `--fast` does not compress it.
+        ("man/man1/gatepost.1", &["man"][..]),
+        (
+            "bash-completion/completions/gatepost",
+            &["completions", "bash"],
+        ),
+        ("zsh/vendor-completions/_gatepost", &["completions", "zsh"]),
+        (
+            "fish/vendor_completions.d/gatepost.fish",
+            &["completions", "fish"],
+        ),
+        ("doc/gatepost/gatepost.schema.json", &["schema"]),
+    ] {
+        let there = fs::read(folder.path().join("usr/share").join(file)).unwrap();
+        assert!(there == printed(arguments), "{file}");
+    }
+    let config = fs::read_to_string(folder.path().join("etc/gatepost/gatepost.yaml")).unwrap();
+    let first = config.lines().next().unwrap();
+    let schema = first
+        .strip_prefix("# yaml-language-server: $schema=/")
+        .unwrap();
+    assert!(folder.path().join(schema).is_file(), "{schema}");
+}
+
 fn text(path: &str) -> String {
     fs::read_to_string(Path::new(TOP).join(path)).unwrap()
 }
