@@ -150,7 +150,7 @@ zonemta: node
 # Of fail2ban only fail2ban-regex is used.
 INTEGRATION_PROGRAMS := redis-server haproxy nginx openssl slowhttptest fail2ban-regex=fail2ban \
   chromium=chromium,fonts-dejavu-core chromedriver=chromium-driver ip=iproute2 htpasswd=apache2-utils \
-  podman dpkg-shlibdeps=dpkg-dev systemd-analyze=systemd
+  podman dpkg-shlibdeps=dpkg-dev systemd-analyze=systemd prometheus promtool=prometheus
 
 .PHONY: integration
 integration: export PATH := $(PATH):/usr/sbin
