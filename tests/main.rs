@@ -35,6 +35,7 @@ mod lifecycle_load;
 mod manifests;
 mod messages;
 mod metrics;
+mod monitoring;
 mod policy;
 mod quota;
 mod reload;

@@ -24,6 +24,7 @@ mod mta;
 mod nginx;
 mod pod;
 mod program;
+mod prometheus;
 mod quota;
 mod redis;
 mod release;
