@@ -41,7 +41,7 @@ fn each_alert_fires_when_it_should_and_not_otherwise() {
 /// `mail/gatepost`, and that again with a wrong one as `gatepost-wrong`.
 fn prometheus(open: &Gatepost, closed: &Gatepost) -> Program {
     let start = "exec prometheus --config.file=config --storage.tsdb.path=data --web.listen-address=$(cat address)";
-    Program::start("sh", &["-c", start], 1, |addresses, folder| {
+    let prometheus = Program::start("sh", &["-c", start], 1, |addresses, folder| {
         crate::harness::write(folder, "address", &addresses[0].to_string());
         crate::harness::write(folder, "token", TOKEN);
         crate::harness::write(folder, "wrong", "correct-horse-batterx");
@@ -61,7 +61,12 @@ fn prometheus(open: &Gatepost, closed: &Gatepost) -> Program {
             job("mail/gatepost", closed, &token("token")),
             job("gatepost-wrong", closed, &token("wrong")),
         )
-    })
+    });
+    // It listens before that, and answers 503.
+    wait_for("Prometheus to be ready", || {
+        send(prometheus.addresses[0], TRUSTED, get("/-/ready")).is_some_and(|it| it.status == 200)
+    });
+    prometheus
 }
 
 /// An answer of Prometheus' API.
