@@ -28,6 +28,7 @@ mod prometheus;
 mod quota;
 mod redis;
 mod release;
+mod scaling;
 mod signature;
 mod slow;
 mod status_page;

@@ -250,6 +250,7 @@ fn faults_of_a_real_gatepost_raise_alerts() {
     // Most of this traffic is refused.
     let by_the_way = [
         "GatepostCredentialsGuessed gatepost",
+        "GatepostFails gatepost",
         "GatepostRefusalsRise gatepost",
     ];
     wait_for("the alerts to be pending", || {

@@ -26,11 +26,16 @@ fn gate(redis: &Redis, upstream: &Recorder, limit: &str, more: &str) -> Gatepost
 }
 
 fn request(count: usize) -> String {
+    request_from("me@example.com", count)
+}
+
+/// Of scott, to so many.
+pub(crate) fn request_from(sender: &str, count: usize) -> String {
     let recipients: Vec<_> = (0..count)
         .map(|index| json!({ "email": format!("r{index}@x.test") }))
         .collect();
     let body = json!({
-        "envelope_sender": "me@example.com",
+        "envelope_sender": sender,
         "recipients": recipients,
         "content": "From: me@example.com\r\n\r\n",
     });

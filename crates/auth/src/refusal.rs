@@ -130,6 +130,47 @@ pub struct OverQuota {
 }
 
 impl Refusal {
+    /// Every word that [`Refusal::reason`] gives, so that whoever counts them can begin at 0.
+    pub const REASONS: &'static [&'static str] = &[
+        "bad_request",
+        "ambiguous_path",
+        "bad_forwarded_for",
+        "bad_proxy_header",
+        "throttled",
+        "unauthorized",
+        "bad_credentials",
+        "no_route",
+        "method_not_allowed",
+        "client_certificate",
+        "forbidden",
+        "unsayable_identity",
+        "policy_failed",
+        "policy_timed_out",
+        "policy_overloaded",
+        "bad_message",
+        "body_too_large",
+        "memory_full",
+        "crowded",
+        "http2_flood",
+        "length_needed",
+        "message_rule",
+        "rejected",
+        "message_policy_failed",
+        "over_quota",
+        "quota_unknown",
+        "head_timed_out",
+        "bad_body",
+        "body_timed_out",
+        "upstream_refused",
+        "upstream_closed",
+        "upstream_bad_answer",
+        "upstream_failed",
+        "upstream_timed_out",
+        "upstream_down",
+        "upstream_busy",
+        "internal",
+    ];
+
     /// The status code.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -446,5 +487,20 @@ impl From<PathFault> for Refusal {
 impl From<CredentialFault> for Refusal {
     fn from(fault: CredentialFault) -> Self {
         Self::Credentials(fault)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Refusal;
+
+    /// A counter that begins with its first refusal hides that one from whoever looks for changes.
+    #[test]
+    fn the_list_of_reasons_is_complete() {
+        let source = include_str!("refusal.rs");
+        let begin = source.find("pub fn reason(").unwrap();
+        let end = begin + source[begin..].find("\n    }\n").unwrap();
+        let said: Vec<_> = source[begin..end].split('"').skip(1).step_by(2).collect();
+        assert_eq!(said, Refusal::REASONS);
     }
 }

@@ -111,8 +111,8 @@ async fn page(State(admin): State<Admin>) -> Response {
 async fn status(State(admin): State<Admin>) -> Response {
     let snapshot = admin.snapshot.load_full();
     let (stats, endpoints) = (snapshot.policy.stats(), snapshot.upstream.endpoints());
-    let gathered = admin.metrics.gather(&stats, endpoints, admin.log.lost());
-    let ready = admin.phase.is_ready();
+    let (ready, lost) = (admin.phase.is_ready(), admin.log.lost());
+    let gathered = admin.metrics.gather(&stats, endpoints, lost, ready);
     let status = admin.status.status(gathered, &snapshot, ready);
     (guarded(), Json(status)).into_response()
 }
@@ -172,7 +172,8 @@ fn may_be_a_page(headers: &HeaderMap) -> bool {
 async fn metrics(State(admin): State<Admin>) -> Response {
     let snapshot = admin.snapshot.load_full();
     let (stats, endpoints) = (snapshot.policy.stats(), snapshot.upstream.endpoints());
-    match admin.metrics.render(&stats, endpoints, admin.log.lost()) {
+    let (ready, lost) = (admin.phase.is_ready(), admin.log.lost());
+    match admin.metrics.render(&stats, endpoints, lost, ready) {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(fault) => {
             tracing::error!(%fault, "cannot render metrics");

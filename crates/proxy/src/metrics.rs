@@ -9,7 +9,7 @@ mod upstream;
 
 use std::sync::Arc;
 
-use gatepost_auth::Mechanism;
+use gatepost_auth::{Mechanism, Refusal};
 use gatepost_config::Listener;
 use gatepost_policy::{PolicyCounters, PolicyStats};
 use prometheus::core::Collector;
@@ -155,6 +155,10 @@ impl Metrics {
             &["version", "revision"],
         )?;
         build.with_label_values(&[version, revision]).set(1);
+        for reason in Refusal::REASONS {
+            // There from the start, so that the first refusal is a change.
+            self.refusals.with_label_values(&[reason]);
+        }
         let registry = &self.registry;
         registry.register(Box::new(build))?;
         registry.register(Box::new(self.requests.clone()))?;
@@ -237,8 +241,9 @@ impl Metrics {
         policy: &PolicyStats,
         endpoints: &Endpoints,
         log_lines_lost: u64,
+        ready: bool,
     ) -> prometheus::Result<String> {
-        let gathered = self.gather(policy, endpoints, log_lines_lost);
+        let gathered = self.gather(policy, endpoints, log_lines_lost, ready);
         prometheus::TextEncoder::new().encode_to_string(&gathered)
     }
 
@@ -248,7 +253,9 @@ impl Metrics {
         policy: &PolicyStats,
         endpoints: &Endpoints,
         log_lines_lost: u64,
+        ready: bool,
     ) -> Vec<MetricFamily> {
+        self.connections.ready.set(i64::from(ready));
         self.policy.update(policy);
         self.upstream.update(endpoints);
         let lost = &self.log_lines_lost;

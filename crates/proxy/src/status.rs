@@ -229,7 +229,7 @@ impl Standing {
             },
             reload: reload(&figures, &self.last_reload),
             requests: requests(&figures),
-            refusals: figures.by("gatepost_refusals_total", "reason"),
+            refusals: refusals(&figures),
             latency: Latency {
                 request: figures.times("gatepost_request_seconds"),
                 policy: figures.times("gatepost_policy_call_seconds"),
@@ -340,6 +340,13 @@ fn requests(figures: &Figures) -> Requests {
         by_status: figures.by("gatepost_requests_total", "status"),
         decisions: decisions.into_iter().map(decided).collect(),
     }
+}
+
+/// Those that there were; `/metrics` has all, at 0.
+fn refusals(figures: &Figures) -> BTreeMap<String, u64> {
+    let mut refusals = figures.by("gatepost_refusals_total", "reason");
+    refusals.retain(|_, count| *count > 0);
+    refusals
 }
 
 fn connections(figures: &Figures) -> Connections {

@@ -7,9 +7,10 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registr
 
 use super::registered;
 
-/// Connections of clients.
+/// Connections of clients, and whether there should be more of them.
 #[derive(Clone)]
 pub(crate) struct ConnectionMetrics {
+    pub(crate) ready: IntGauge,
     pub(crate) open: IntGauge,
     pub(crate) http2: IntGauge,
     pub(crate) handshakes_failed: IntCounter,
@@ -23,6 +24,10 @@ impl ConnectionMetrics {
             "Connections that ended before there was TLS",
         )?;
         Ok(Self {
+            ready: gauge(
+                "gatepost_ready",
+                "1 where clients should be sent here, 0 from the moment on in which it was told to stop",
+            )?,
             open: gauge("gatepost_connections", "Client connections that are open")?,
             http2: gauge(
                 "gatepost_http2_connections",
@@ -115,6 +120,10 @@ impl ReloadMetrics {
                 "When configuration and policy were last loaded, in Unix time",
             )?,
         };
+        for result in ["success", "failure"] {
+            // There from the start, so that the first failure is a change.
+            metrics.total.with_label_values(&[result]);
+        }
         metrics.loaded();
         Ok(metrics)
     }
