@@ -28,7 +28,7 @@ struct Case {
 const VECTORS: &str = include_str!("data/basic_auth.json");
 
 fn check(cases: &[Case]) {
-    let gate = Setup::demo().with("policy.callback_timeout: 1s").start();
+    let gate = Setup::demo().with("policy.callback_timeout: 3s").start();
     for case in cases {
         let before = gate.messages().len();
         let headers: String = case

@@ -54,7 +54,7 @@ fn setup(upstream: impl std::fmt::Display) -> Setup {
         .policy(BOTH)
         .routes(ROUTES)
         .with("upstream.meta_headers: { tenant: X-Tenant }")
-        .with("policy.callback_timeout: 1s")
+        .with("policy.callback_timeout: 3s")
 }
 
 fn to(recipient: &str) -> String {

@@ -62,7 +62,7 @@ fn gatepost_that_has_seen_everything() -> Gatepost {
         .policy(LIVE)
         .file("shadow.lua", SHADOW)
         .with("policy.shadow: shadow.lua")
-        .with("policy.callback_timeout: 500ms")
+        .with("policy.callback_timeout: 2s")
         .with("listeners.- listen: 127.0.0.1:0")
         .with("listeners.  tls_certificate: server.pem\nlisteners.  tls_private_key: server.key")
         .file("server.pem", &own.certificate)

@@ -36,7 +36,7 @@ fn a_shadow_policy_is_counted_and_changes_nothing() {
         .policy(LIVE)
         .file("new.lua", NEW)
         .with("policy.shadow: new.lua")
-        .with("policy.callback_timeout: 1s")
+        .with("policy.callback_timeout: 3s")
         .start();
     let send = |credentials: &str, sender: &str| {
         let request = post("/api/inject/v1", credentials, &message(sender));
