@@ -151,10 +151,9 @@ impl Seen {
         }
         let value = without_padding(rest.get(1..).unwrap_or_default());
         // RFC 9110 §5.5: CR, NUL and other controls do not belong into a value.
-        if value
-            .iter()
-            .any(|byte| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f)
-        {
+        // All of them are looked at, since that is done sixteen at a time.
+        let is_bad = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
+        if value.iter().fold(false, |bad, byte| bad | is_bad(byte)) {
             return Err(HeadFault::BadField);
         }
         if folds_to(name, b"host") {
@@ -229,26 +228,21 @@ fn request_line(line: &[u8]) -> Result<bool, HeadFault> {
 }
 
 /// `tchar` of RFC 9110 §5.6.2.
-pub(crate) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
+pub(crate) const fn is_token(byte: u8) -> bool {
+    byte.is_ascii() && TOKENS >> byte & 1 == 1
 }
+
+/// A bit for each of them: every byte of every name is looked up here.
+const TOKENS: u128 = {
+    let mut left: &[u8] =
+        b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut tokens = 0;
+    while let [first, rest @ ..] = left {
+        tokens |= 1 << *first;
+        left = rest;
+    }
+    tokens
+};
 
 /// A length as RFC 9110 §8.6 has it: digits, nothing else, and no list. Eighteen digits are below
 /// 2^63, so no recipient overflows.
@@ -259,8 +253,6 @@ fn length(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-/// `uri-host [ ":" port ]` (RFC 9110 §7.2): a name, an IPv4 address or a bracketed IPv6 address. No
-/// list, no path, no user.
 /// Takes off the optional white space around a value: spaces and tabs, nothing else (RFC 9110 §5.6.3).
 fn without_padding(value: &[u8]) -> &[u8] {
     let is_padding = |byte: &u8| matches!(byte, b' ' | b'\t');
@@ -272,6 +264,8 @@ fn without_padding(value: &[u8]) -> &[u8] {
     }
 }
 
+/// `uri-host [ ":" port ]` (RFC 9110 §7.2): a name, an IPv4 address or a bracketed IPv6 address. No
+/// list, no path, no user.
 fn is_host(value: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(value) else {
         return false;
@@ -415,6 +409,16 @@ impl HeadFault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// RFC 9110 §5.6.2: every visible character but the delimiters.
+    #[test]
+    fn tokens_are_made_of_token_characters() {
+        let is_visible = |byte: &u8| (0x21..=0x7e).contains(byte);
+        let expected =
+            (0..=u8::MAX).filter(|it| is_visible(it) && !b"\"(),/:;<=>?@[\\]{}".contains(it));
+        let found = (0..=u8::MAX).filter(|it| is_token(*it));
+        assert_eq!(found.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    }
 
     fn scan(head: &[u8]) -> Result<Option<usize>, HeadFault> {
         HeadScanner::new(HeadLimits::default()).advance(head)

@@ -271,11 +271,12 @@ impl ProxyHttp for Door {
         let permit = passage.permit.as_ref();
         let permit = permit.ok_or_else(|| Error::explain(InternalError, "no permit"))?;
         let upstream = &passage.snapshot.upstream;
+        let now = Instant::now();
         // The one from before, if this is another try, has nothing to do with it any more.
         passage.lease = None;
         let lease = match passage.again.take() {
             Some(endpoint) => upstream.lease_again(permit, &endpoint),
-            None => upstream.lease(permit, &passage.tried),
+            None => upstream.lease(permit, &passage.tried, now),
         };
         let lease = lease.map_err(|none| {
             let why = match none {
@@ -284,12 +285,11 @@ impl ProxyHttp for Door {
             };
             Error::new(why)
         })?;
-        passage.record.upstream_asked(lease.endpoint());
+        passage.record.upstream_asked(lease.endpoint(), now);
         if passage.deadline.is_none() {
-            let now = Instant::now();
             passage.deadline = upstream.total_timeout.map(|it| now + it);
         }
-        let peer = lease.peer(passage.time_left());
+        let peer = lease.peer(passage.time_left(now));
         passage.lease = Some(lease);
         Ok(peer)
     }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use gatepost_auth::headers::ProtectedNames;
 use gatepost_auth::{Origin, Permit};
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderName, HeaderValue, StatusCode, Version};
 use pingora_error::ErrorType::InvalidHTTPHeader;
 use pingora_error::{Error, Result};
@@ -70,8 +72,9 @@ impl Upstream {
         &self,
         _proof: &Permit,
         tried: &[Arc<Endpoint>],
+        now: Instant,
     ) -> Result<Lease, NoEndpoint> {
-        self.endpoints.choose(tried, Instant::now())
+        self.endpoints.choose(tried, now)
     }
 
     /// Makes the head that the upstream gets: nothing that only gatepost may say comes from the
@@ -111,17 +114,18 @@ impl Upstream {
         request.insert_header("X-Request-Id", said.request_id)?;
         if !said.is_traced {
             // Whoever is unknown does not write into the operator's traces, nor decide which of them are kept.
-            request.remove_header("traceparent");
-            request.remove_header("tracestate");
+            for name in &TRACE_CONTEXT {
+                request.remove_header(name);
+            }
         }
         if let Some(link) = said.link {
             request.insert_header("traceparent", link.traceparent())?;
         }
         if said.expects_nothing {
-            request.remove_header("expect");
+            request.remove_header(&EXPECT);
         }
         if said.answer_is_read {
-            request.remove_header("accept-encoding");
+            request.remove_header(&ACCEPT_ENCODING);
         }
         Ok(())
     }
@@ -153,8 +157,11 @@ struct Forwarded {
 impl Forwarded {
     fn of(request: &RequestHeader, origin: &Origin, over_tls: bool) -> Self {
         let said = |name: &str| {
+            if !origin.is_by_proxy() {
+                return None;
+            }
             let mut values = request.headers.get_all(name).iter();
-            let value = values.next().filter(|_| origin.is_by_proxy())?;
+            let value = values.next()?;
             // A list is the word of several, of whom the first need not be a proxy.
             let single = values.next().is_none() && !value.as_bytes().contains(&b',');
             single.then(|| value.clone())
@@ -220,7 +227,7 @@ pub(crate) fn pass_back(response: &mut ResponseHeader) -> Result<()> {
     for name in &nominated {
         response.remove_header(name.as_str());
     }
-    for name in ["keep-alive", "proxy-connection", "upgrade", "trailer"] {
+    for name in &HOP_BY_HOP {
         response.remove_header(name);
     }
     Ok(())
@@ -240,6 +247,20 @@ fn has_one_end(response: &ResponseHeader) -> bool {
         && lengths.next().is_none_or(is_number)
         && lengths.next().is_none()
 }
+
+/// What belongs to one connection whether `Connection` says so or not (RFC 9110 §7.6.1).
+static HOP_BY_HOP: [HeaderName; 4] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    UPGRADE,
+    TRAILER,
+];
+
+/// By what a trace is handed on (W3C Trace Context §3).
+static TRACE_CONTEXT: [HeaderName; 2] = [
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+];
 
 /// What the library itself reads from an answer to know where it ends.
 const FRAMING: [&str; 4] = ["", "connection", "content-length", "transfer-encoding"];

@@ -86,10 +86,10 @@ impl Passage {
     }
 
     /// What is left of the upstream's time; `None` where that has no end.
-    pub(crate) fn time_left(&self) -> Option<Duration> {
+    pub(crate) fn time_left(&self, now: Instant) -> Option<Duration> {
         /// The library takes no time for no limit.
         const LEAST: Duration = Duration::from_millis(1);
-        let left = self.deadline?.saturating_duration_since(Instant::now());
+        let left = self.deadline?.saturating_duration_since(now);
         Some(left.max(LEAST))
     }
 

@@ -254,8 +254,7 @@ impl Record {
         self.status = refusal.status().as_u16();
     }
 
-    pub(crate) fn upstream_asked(&mut self, endpoint: &Arc<Endpoint>) {
-        let now = Instant::now();
+    pub(crate) fn upstream_asked(&mut self, endpoint: &Arc<Endpoint>, now: Instant) {
         self.server = Some(endpoint.clone());
         self.since.upstream = Some(now);
         self.upstream = Some(UpstreamTime::Waiting(now));
