@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use crate::harness::{Recorder, STRANGER, Setup, wait_for};
+use crate::harness::{Recorder, STRANGER, Setup, get, wait_for};
 use crate::http2_client::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GET_OPEN, GOAWAY, HEADERS, Http2, PING, POST_OPEN,
     RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, literal,
@@ -260,4 +260,27 @@ fn an_upload_in_small_pieces_is_no_flood() {
     let reply = client.find(|it| matches!(it.kind, HEADERS | RST_STREAM | GOAWAY));
     assert_eq!(reply.and_then(|it| it.status()), Some(200));
     assert_eq!(upstream.requests(), 1);
+}
+
+/// The attack: a body that ends with a frame of nothing, as those of many clients do. An end too many would stay on the upstream's connection, as
+/// the beginning of somebody else's request.
+#[test]
+fn a_body_that_ends_with_nothing_has_one_end() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address).start();
+    let mut client = Http2::open(&gate, STRANGER);
+    for (stream, pieces) in [(1, &["{}", ""][..]), (3, &["", "{}", "", ""]), (5, &[""])] {
+        client.send(frame(HEADERS, END_HEADERS, stream, POST_OPEN));
+        let (last, others) = pieces.split_last().unwrap();
+        for piece in others {
+            client.send(frame(DATA, 0, stream, piece.as_bytes()));
+        }
+        client.send(frame(DATA, END_STREAM, stream, last.as_bytes()));
+        let reply = client.find(|it| matches!(it.kind, HEADERS | RST_STREAM | GOAWAY));
+        assert_eq!(reply.and_then(|it| it.status()), Some(200), "{pieces:?}");
+        assert_eq!(gate.send(STRANGER, get("/open")).unwrap().status, 200);
+    }
+    let text = upstream.text();
+    assert_eq!(text.matches("\r\n0\r\n\r\n").count(), 3, "{text}");
+    assert!(!text.contains("\r\n0\r\n\r\n0"), "{text}");
 }

@@ -20,7 +20,7 @@ use pingora_core::modules::http::HttpModules;
 use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::ErrorType::{
-    ConnectTimedout, InternalError, InvalidHTTPHeader, ReadTimedout, TLSHandshakeTimedout,
+    ConnectTimedout, InternalError, InvalidHTTPHeader, TLSHandshakeTimedout,
 };
 use pingora_error::{Error, Result, RetryType};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -31,9 +31,7 @@ use crate::audit::{Audit, shown_name};
 use crate::body::{self, Pace};
 use crate::corked::Cork;
 use crate::endpoints::NoEndpoint;
-use crate::fault::{
-    BODY_TOO_LARGE, UPSTREAM_BUSY, UPSTREAM_DOWN, classify, in_short, speaks_against_upstream,
-};
+use crate::fault::{UPSTREAM_BUSY, UPSTREAM_DOWN, classify, in_short, speaks_against_upstream};
 use crate::forward;
 use crate::inspect::Bodies;
 use crate::lifecycle::Phase;
@@ -375,19 +373,13 @@ impl ProxyHttp for Door {
         if let Some(kept) = &passage.body {
             // What the library has is the end of it, kept so that it asks here at all (`body.rs`).
             *body = Some(kept.clone());
-            return Ok(());
+        } else {
+            passage.takes(body.as_ref().map_or(0, Bytes::len), end_of_stream)?;
         }
-        let length = body.as_ref().map_or(0, Bytes::len);
-        passage.record.bytes_in += u64::try_from(length).unwrap_or(u64::MAX);
-        if passage.record.bytes_in > passage.body_limit {
-            return Err(Error::explain(BODY_TOO_LARGE, "more than the route takes").into_down());
-        }
-        let http = &passage.snapshot.http;
-        if let Some(rate) = http.min_body_rate
-            && !passage.pace.keeps_up(length, rate, http.body_timeout)
-            && !end_of_stream
-        {
-            return Err(Error::explain(ReadTimedout, "slower than http.min_body_rate").into_down());
+        if end_of_stream {
+            // INVARIANT: a body has one end. For a piece of nothing the library would write the chunk that ends it, and then end it once
+            // more; what is one too many would stay on the connection, in front of somebody's next request.
+            body.take_if(|it| it.is_empty());
         }
         Ok(())
     }

@@ -7,13 +7,14 @@ use bytes::Bytes;
 use gatepost_auth::Permit;
 use http::Method;
 use http::header::CONTENT_LENGTH;
+use pingora_error::ErrorType::ReadTimedout;
 use pingora_error::{Error, Result};
 use pingora_http::ResponseHeader;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::body::Pace;
 use crate::endpoints::{Endpoint, Lease};
-use crate::fault::TOTAL_TIMEOUT;
+use crate::fault::{BODY_TOO_LARGE, TOTAL_TIMEOUT};
 use crate::metrics::Counted;
 use crate::quota::{Charge, Refund, failed_recipients};
 use crate::record::Record;
@@ -103,6 +104,26 @@ impl Passage {
     pub(crate) fn in_time(&self) -> Result<()> {
         if self.is_late() {
             return Err(Error::explain(TOTAL_TIMEOUT, "upstream.total_timeout is over").into_up());
+        }
+        Ok(())
+    }
+
+    /// Counts a piece of the body.
+    ///
+    /// # Errors
+    ///
+    /// Where the body is larger than the route takes, or comes too slowly.
+    pub(crate) fn takes(&mut self, piece: usize, is_last: bool) -> Result<()> {
+        self.record.bytes_in += u64::try_from(piece).unwrap_or(u64::MAX);
+        if self.record.bytes_in > self.body_limit {
+            return Err(Error::explain(BODY_TOO_LARGE, "more than the route takes").into_down());
+        }
+        let http = &self.snapshot.http;
+        if let Some(rate) = http.min_body_rate
+            && !self.pace.keeps_up(piece, rate, http.body_timeout)
+            && !is_last
+        {
+            return Err(Error::explain(ReadTimedout, "slower than http.min_body_rate").into_down());
         }
         Ok(())
     }
