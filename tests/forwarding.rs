@@ -53,6 +53,30 @@ fn the_upstream_sees_the_request_and_who_sent_it() {
     }
 }
 
+/// What may be spelled in several ways has one on the other side: a length that others could read as octal, cookies in several fields.
+#[test]
+fn the_upstream_sees_one_spelling() {
+    let upstream = Recorder::start();
+    let gate = Setup::before(upstream.address).start();
+    let body = "{}        ";
+    let fields = "Content-Length: 0010\r\nCookie: a=b\r\nCookie: c=d; e=f\r\n";
+    let request = format!("POST /open HTTP/1.1\r\nHost: a\r\n{fields}\r\n{body}");
+    assert_eq!(gate.send(STRANGER, request).unwrap().status, 200);
+    assert_eq!(upstream.told("Content-Length").unwrap(), "10");
+    let text = upstream.text();
+    assert_eq!(
+        text.matches("\r\nCookie: a=b; c=d; e=f\r\n").count(),
+        1,
+        "{text}"
+    );
+    assert_eq!(
+        text.to_ascii_lowercase().matches("cookie").count(),
+        1,
+        "{text}"
+    );
+    assert!(text.ends_with(body), "{text}");
+}
+
 /// Client connections and upstream connections are both kept and used again.
 #[test]
 fn connections_are_kept_on_both_sides() {

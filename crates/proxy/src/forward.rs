@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use gatepost_auth::headers::ProtectedNames;
 use gatepost_auth::{Origin, Permit};
 use http::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::{HeaderName, HeaderValue, StatusCode, Version};
 use pingora_error::ErrorType::InvalidHTTPHeader;
@@ -102,6 +103,8 @@ impl Upstream {
         for name in &client_said {
             request.remove_header(name);
         }
+        one_cookie(request)?;
+        plain_length(request)?;
         self.telling.tell(request, permit, said.meta)?;
         if !request.headers.contains_key(HOST) {
             request.insert_header("Host", lease.endpoint().host.clone())?;
@@ -146,6 +149,34 @@ pub(crate) struct Said<'a> {
     pub(crate) answer_is_read: bool,
     /// Whether the client spoke TLS.
     pub(crate) over_tls: bool,
+}
+
+/// Cookies that came in several fields, as HTTP/2 may send them, in one (RFC 9113 §8.2.3); HTTP/1 has one (RFC 6265 §5.4).
+fn one_cookie(request: &mut RequestHeader) -> Result<()> {
+    let pieces: Vec<&[u8]> = request
+        .headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if pieces.len() < 2 {
+        return Ok(());
+    }
+    let whole = pieces.join(&b"; "[..]);
+    request.insert_header("Cookie", whole)
+}
+
+/// The length in its shortest spelling: zeros in front are legal (RFC 9110 §8.6), and an octal number to some.
+fn plain_length(request: &mut RequestHeader) -> Result<()> {
+    let length = request
+        .headers
+        .get(CONTENT_LENGTH)
+        .filter(|it| it.len() > 1 && it.as_bytes().starts_with(b"0"));
+    let length = length.and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(length) => request.insert_header("Content-Length", length.to_string()),
+        None => Ok(()),
+    }
 }
 
 /// What the client's connection was like: as gatepost sees it, or as a trusted proxy says.
