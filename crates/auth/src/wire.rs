@@ -51,6 +51,7 @@ struct Seen {
     host: bool,
     content_length: Option<u64>,
     transfer_encoding: bool,
+    expect: bool,
 }
 
 impl HeadScanner {
@@ -171,6 +172,11 @@ impl Seen {
                 && value.eq_ignore_ascii_case(b"chunked");
             if std::mem::replace(&mut self.transfer_encoding, true) || !plain {
                 return Err(HeadFault::BadTransferEncoding);
+            }
+        } else if folds_to(name, b"expect") {
+            // There is one thing to expect (RFC 9110 §10.1.1). Some refuse a second one, some take the first.
+            if std::mem::replace(&mut self.expect, true) {
+                return Err(HeadFault::BadField);
             }
         } else if folds_to(name, b"upgrade") {
             return Err(HeadFault::Upgrade);
@@ -323,6 +329,8 @@ pub fn check_http2(
             }
         } else if folded("transfer-encoding") {
             return Err(HeadFault::BadTransferEncoding);
+        } else if folded("expect") && headers.get_all(name).iter().count() > 1 {
+            return Err(HeadFault::BadField);
         } else if folded("upgrade") || folded("connection") {
             return Err(HeadFault::Upgrade);
         } else if folded("host") && authority.is_some_and(|it| value.as_bytes() != it.as_bytes()) {
@@ -531,6 +539,7 @@ mod tests {
             "X: a\u{7f}\r\n",
             "Content-Length : 5\r\n",
             "X: a\r\n Content-Length: 5\r\n",
+            "Expect: 100-continue\r\nexpect: 100-continue\r\n",
         ] {
             check(&with(lines), Err(HeadFault::BadField));
         }
@@ -711,6 +720,11 @@ mod tests {
             Some("a"),
             &[("content-length", "5"), ("content-length", "5")],
             Err(HeadFault::BadLength),
+        );
+        check(
+            Some("a"),
+            &[("expect", "100-continue"), ("expect", "100-continue")],
+            Err(HeadFault::BadField),
         );
         check(
             Some("a"),
