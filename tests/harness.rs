@@ -828,6 +828,13 @@ impl Recorder {
         self.received.lock().unwrap().concat()
     }
 
+    /// What came since it was last taken, for each connection that brought anything.
+    pub(crate) fn take(&self) -> Vec<Vec<u8>> {
+        let mut received = self.received.lock().unwrap();
+        let taken = received.iter_mut().map(std::mem::take);
+        taken.filter(|it| !it.is_empty()).collect()
+    }
+
     /// As text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes()).into_owned()

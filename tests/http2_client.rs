@@ -33,9 +33,12 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 }
 
 /// A header field that is no part of any table, with a value of up to 126 + 2²¹ bytes (RFC 7541 §5.1, §6.2.2).
-pub(crate) fn literal(name: &str, value: &str) -> Vec<u8> {
+pub(crate) fn literal<T: AsRef<[u8]> + ?Sized, U: AsRef<[u8]> + ?Sized>(
+    name: &T,
+    value: &U,
+) -> Vec<u8> {
     let mut field = vec![0];
-    for text in [name, value] {
+    for text in [name.as_ref(), value.as_ref()] {
         let mut left = text.len();
         if left < 127 {
             field.push(u8::try_from(left).unwrap());
@@ -48,7 +51,7 @@ pub(crate) fn literal(name: &str, value: &str) -> Vec<u8> {
             }
             field.push(u8::try_from(left).unwrap());
         }
-        field.extend(text.as_bytes());
+        field.extend(text);
     }
     field
 }

@@ -15,6 +15,9 @@ mod haproxy;
 mod haraka;
 mod helm;
 mod host;
+#[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
+#[path = "../http2_client.rs"]
+mod http2_client;
 mod image;
 mod kubernetes;
 #[path = "../manifests/mod.rs"]
@@ -26,12 +29,18 @@ mod pod;
 mod program;
 mod prometheus;
 mod quota;
+#[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
+#[path = "../raw_requests.rs"]
+mod raw_requests;
 mod redis;
 mod release;
 mod scaling;
 mod signature;
 mod slow;
+mod smuggling;
 mod status_page;
+#[path = "../strict_reader.rs"]
+mod strict_reader;
 mod throttle;
 mod tls;
 #[expect(dead_code, reason = "the end-to-end tests use the rest of it")]
