@@ -239,9 +239,23 @@ impl ProxyHttp for Door {
         }
         self.audit
             .decided(&passage.record, &passage.snapshot.audit.output);
-        match decision {
-            Ok(permit) => {
+        // Before the library takes the request over: it would give up the connection of a client that is only told to come back.
+        let leased = decision.and_then(|permit| {
+            let lease = passage
+                .snapshot
+                .upstream
+                .lease(&permit, &[], Instant::now());
+            let lease = lease.map_err(|none| match none {
+                NoEndpoint::Down => Refusal::UpstreamDown,
+                NoEndpoint::Busy => Refusal::UpstreamBusy,
+            });
+            let lease = lease.inspect_err(|refusal| passage.record.refused(refusal))?;
+            Ok((permit, lease))
+        });
+        match leased {
+            Ok((permit, lease)) => {
                 passage.permit = Some(permit);
+                passage.first = Some(lease);
                 Ok(false)
             }
             Err(refusal) => {
@@ -272,9 +286,10 @@ impl ProxyHttp for Door {
         let now = Instant::now();
         // The one from before, if this is another try, has nothing to do with it any more.
         passage.lease = None;
-        let lease = match passage.again.take() {
-            Some(endpoint) => upstream.lease_again(permit, &endpoint),
-            None => upstream.lease(permit, &passage.tried, now),
+        let lease = match (passage.first.take(), passage.again.take()) {
+            (Some(lease), _) => Ok(lease),
+            (None, Some(endpoint)) => upstream.lease_again(permit, &endpoint),
+            (None, None) => upstream.lease(permit, &passage.tried, now),
         };
         let lease = lease.map_err(|none| {
             let why = match none {

@@ -41,6 +41,8 @@ pub(crate) struct Passage {
     pub(crate) upstream_status: Option<u16>,
     /// The beginning of that answer, where something was charged.
     pub(crate) answer: Vec<u8>,
+    /// The upstream address that was chosen when it was let in, until it is asked.
+    pub(crate) first: Option<Lease>,
     /// The upstream address that works on it.
     pub(crate) lease: Option<Lease>,
     /// Those that no connection could be made to.
@@ -74,6 +76,7 @@ impl Passage {
             interim: 0,
             upstream_status: None,
             answer: Vec::new(),
+            first: None,
             lease: None,
             tried: Vec::new(),
             again: None,
