@@ -18,6 +18,7 @@ mod decision_cache;
 mod demo;
 mod descriptors;
 mod examples;
+mod faults;
 mod forged_identity;
 mod forwarding;
 mod http1;

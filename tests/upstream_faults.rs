@@ -90,7 +90,7 @@ use Then::{Closes, Hangs};
 
 /// What an answer looks like to its client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Got {
+pub(crate) enum Got {
     /// A whole answer: its status and body.
     Whole(u16, String),
     /// One that begins with this status and has no end.
@@ -129,7 +129,7 @@ fn look(bytes: &[u8], bodiless: bool) -> Got {
     }
 }
 
-fn ask(gate: &Gatepost, request: &str) -> Got {
+pub(crate) fn ask(gate: &Gatepost, request: &str) -> Got {
     let mut connection = gate.connect(TRUSTED);
     connection.write(request.replacen("\r\n", "\r\nConnection: close\r\n", 1));
     look(&connection.until_closed(), request.starts_with("HEAD"))

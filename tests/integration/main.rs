@@ -9,6 +9,7 @@ mod harness;
 mod book;
 mod booted;
 mod browser;
+mod clock;
 mod container;
 mod fail2ban;
 mod haproxy;

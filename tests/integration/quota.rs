@@ -1,6 +1,7 @@
 //! Quotas that three gateposts count together in a real Redis, also while one of them is killed, and while Redis is away.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -166,4 +167,33 @@ fn without_redis_it_is_local_limits_or_nothing() {
     );
     redis.signal("CONT");
     wait_for("Redis to be used again", || status(&strict, 10) == 200);
+}
+
+/// Redis that is full takes no more counts: it is as good as away, and says so.
+#[test]
+fn a_full_redis_is_one_that_is_away() {
+    let redis = Redis::start();
+    let upstream = Recorder::start();
+    let local = gate(&redis, &upstream, "100/day", "");
+    let strict = gate(&redis, &upstream, "100/day", ", when_redis_is_down: refuse");
+    assert_eq!(status(&local, 40), 200);
+    let most = |bytes: u64| {
+        let mut stream = TcpStream::connect(redis.address()).unwrap();
+        write!(stream, "CONFIG SET maxmemory {bytes}\r\n").unwrap();
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"+OK\r\n");
+    };
+    most(1);
+    let begin = Instant::now();
+    assert_eq!(status(&strict, 10), 503);
+    assert_eq!(status(&local, 40), 200, "its own share is known");
+    assert_eq!(status(&local, 40), 429);
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(strict.metric("gatepost_quota_redis_up") < 0.5);
+    most(0);
+    wait_for("Redis to be used again", || status(&strict, 10) == 200);
+    wait_for("the metric", || {
+        strict.metric("gatepost_quota_redis_up") > 0.5
+    });
 }
