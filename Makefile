@@ -150,7 +150,7 @@ zonemta: node
 # Of fail2ban only fail2ban-regex is used.
 INTEGRATION_PROGRAMS := redis-server haproxy nginx openssl slowhttptest fail2ban-regex=fail2ban \
   chromium=chromium,fonts-dejavu-core chromedriver=chromium-driver ip=iproute2 htpasswd=apache2-utils \
-  podman dpkg-shlibdeps=dpkg-dev systemd-analyze=systemd prometheus promtool=prometheus
+  podman dpkg-shlibdeps=dpkg-dev systemd-analyze=systemd prometheus promtool=prometheus faketime
 
 .PHONY: integration
 integration: export PATH := $(PATH):/usr/sbin
@@ -270,6 +270,25 @@ lifecycle: setup        ## reloads, upgrades, certificates and stops under 500 r
 	@echo "$$(date -u +%F), $$(uname -m), $$(nproc) cores, $$(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1)"
 	@cargo test --locked --release --package gatepost --test e2e -- --nocapture --test-threads 1 \
 	  lifecycle_load | sed -n 's|.*FIGURE ||p'
+
+SOAK_SECONDS ?= 600
+
+# gatepost has the first core, clients and upstream have the others. Whoever else needs the machine meanwhile is measured, too.
+define under_load
+if [ "$$(nproc)" -lt 2 ]; then echo "this needs two cores"; exit 1; fi; \
+echo "$$(date -u +%F), $$(uname -m), $$(nproc) cores, $$(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1)"; \
+cargo test --quiet --locked --release --package gatepost --features soak --test soak --no-run; \
+taskset --cpu-list "1-$$(($$(nproc) - 1))" \
+  cargo test --quiet --locked --release --package gatepost --features soak --test soak -- --nocapture --test-threads 1 $(1) | sed 's|.*FIGURE ||'
+endef
+
+.PHONY: soak
+soak: setup             ## good, bad and attacking clients for SOAK_SECONDS (600), with reloads, new certificates and an MTA that restarts
+	@export SOAK_SECONDS="$(SOAK_SECONDS)"; $(call under_load,soak::)
+
+.PHONY: overload
+overload: setup         ## ten times what a core can do, and a flood of guesses: who is served, how soon, and what the others are told
+	@$(call under_load,overload:: flood::)
 
 FUZZ_SECONDS ?= 60
 

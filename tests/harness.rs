@@ -49,6 +49,7 @@ pub(crate) struct Setup {
     files: Vec<(String, String)>,
     environment: Vec<(String, String)>,
     reader: Reader,
+    keeps: Keeps,
     /// The command that runs it, with gatepost itself as the last.
     command: Vec<String>,
 }
@@ -60,6 +61,9 @@ enum Reader {
     /// Nobody reads on once gatepost is ready; the pipe stays open.
     FallsAsleep,
 }
+
+/// Looks at each line of the log, and says whether it is kept.
+type Keeps = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// Everything that the tests ask for unless they say otherwise.
 const ROUTES: &str = "
@@ -88,6 +92,7 @@ impl Setup {
             files: Vec::new(),
             environment: Vec::new(),
             reader: Reader::Follows,
+            keeps: Arc::new(|_| true),
             command: vec![BINARY.to_owned()],
         }
     }
@@ -150,6 +155,12 @@ impl Setup {
     /// With nobody who reads its log once it is ready.
     pub(crate) fn unread(mut self) -> Self {
         self.reader = Reader::FallsAsleep;
+        self
+    }
+
+    /// With somebody who looks at each line of the log and says whether it is kept: a long run has too many.
+    pub(crate) fn looking(mut self, keeps: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.keeps = Arc::new(keeps);
         self
     }
 
@@ -245,7 +256,11 @@ impl Gatepost {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = Log::follow(child.stderr.take().unwrap(), setup.reader);
+        let log = Log::follow(
+            child.stderr.take().unwrap(),
+            setup.reader,
+            setup.keeps.clone(),
+        );
         let address = log.wait(|line| line["message"] == "listening")["address"].clone();
         let admin = log.wait(|line| line["message"] == "admin listening")["address"].clone();
         log.wait(|line| line["message"] == "ready");
@@ -464,12 +479,15 @@ struct LogState {
 }
 
 impl Log {
-    fn follow(from: impl io::Read + Send + 'static, reader: Reader) -> Self {
+    fn follow(from: impl io::Read + Send + 'static, reader: Reader, keeps: Keeps) -> Self {
         let log = Self(Arc::default());
         let writer = log.clone();
         thread::spawn(move || {
             let mut lines = BufReader::new(from).lines();
             for line in lines.by_ref().map_while(Result::ok) {
+                if !keeps(&line) {
+                    continue;
+                }
                 let asleep = reader == Reader::FallsAsleep && line.contains("\"ready\"");
                 writer.0.0.lock().unwrap().lines.push(line);
                 writer.0.1.notify_all();
