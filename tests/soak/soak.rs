@@ -35,7 +35,7 @@ fn start(upstream: &Upstream, authority: &Authority, ledger: &Ledger) -> Gatepos
         .with("message_rules: [{ for: [anyone], max_recipients: 10 }]")
         // Full within the first minute, so that it does not grow after that.
         .with("throttle: { entries: 10000 }")
-        .with("upstream.idle_timeout: 2s")
+        .with("upstream.idle_timeout: 2s\nupstream.response_timeout: 10s")
         .with("listeners.- listen: 127.0.0.1:0")
         .with("listeners.  tls_certificate: server.pem")
         .with("listeners.  tls_private_key: server.key")

@@ -109,6 +109,8 @@ impl Upstream {
         let accepting = self.accepting.lock().unwrap().take();
         accepting.unwrap().join().unwrap();
         for (_, stream) in self.state.streams.lock().unwrap().drain() {
+            // As by a process that is killed. Otherwise its kernel may leave the other side waiting for room for a minute.
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             let _ = stream.shutdown(Shutdown::Both);
         }
         thread::sleep(after);
