@@ -75,8 +75,6 @@ fn options() -> Options {
         leading_zero_numbers_as_strings: true,
         underscored_numbers_as_strings: true,
         non_finite_float_policy: NonFiniteFloatPolicy::AsString,
-        // The parser bounds how many comments it keeps; a well-commented file has more.
-        emit_comments: false,
         with_snippet: false,
     }
 }
