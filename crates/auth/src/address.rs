@@ -471,6 +471,9 @@ mod tests {
         assert!(nobody.is_empty());
         assert!(!nobody.contains(address("127.0.0.1")));
         assert!(!nobody.contains(address("::1")));
+        for one in ["192.0.2.1", "2001:db8::1"] {
+            assert!(!networks(&[one]).is_empty(), "{one}");
+        }
     }
 
     #[test]
@@ -679,6 +682,11 @@ mod tests {
             "for=203.0.113.9 for=1.2.3.4",
             "for=\"203.0.113.9",
             "for=\"203.0.113.9\"x",
+            // Around the one that could be read, something that is not of the grammar.
+            "x=;for=203.0.113.9",
+            "x=();for=203.0.113.9",
+            "=x;for=203.0.113.9",
+            "(=x;for=203.0.113.9",
         ] {
             check_forwarded(&[refused], None);
         }
@@ -721,6 +729,16 @@ mod tests {
         check_told(Told::Unasked, &["203.0.113.9"], "10.0.0.1");
         // Whose words the header is cannot be known.
         check_told(Told::NoSource, &["203.0.113.9"], "10.0.0.1");
+        // Trusted when its connection began, and not any more.
+        let gone = Arrival {
+            peer: address("192.0.2.1"),
+            told: client,
+        };
+        let proxies = networks(&["10.0.0.0/8"]);
+        assert_eq!(
+            Origin::find(gone, &HeaderMap::new(), HopHeader::XForwardedFor, &proxies),
+            Err(Refusal::ProxyHeader(ProxyHeaderFault::Distrusted))
+        );
     }
 
     /// The attack: whoever may open a Unix socket names a trusted host, or is in a list that holds every address.
@@ -759,5 +777,18 @@ mod tests {
         check("::ffff:192.0.2.1", "192.0.2.1");
         check("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::");
         check("64:ff9b::192.0.2.1", "192.0.2.1");
+    }
+
+    /// What goes on to the upstream beside the address hangs on it.
+    #[test]
+    fn whether_a_proxy_named_the_client_is_known() {
+        let proxies = networks(&["10.0.0.1"]);
+        let mut headers = HeaderMap::new();
+        headers.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.7"));
+        for (peer, expected) in [("10.0.0.1", true), ("192.0.2.1", false)] {
+            let arrival = Arrival::direct(address(peer));
+            let origin = Origin::find(arrival, &headers, HopHeader::XForwardedFor, &proxies);
+            assert_eq!(origin.unwrap().is_by_proxy(), expected, "{peer}");
+        }
     }
 }

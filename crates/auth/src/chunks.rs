@@ -142,6 +142,10 @@ mod tests {
             "5;a\r\nhello\r\n0;b=c\r\n\r\n",
             "5;a=\"b;c d\"; e\r\nhello\r\n0\r\n\r\n",
             "0\r\nX: y\r\nZ:\r\n\r\n",
+            "5;a=\tb\u{e4}\r\nhello\r\n0\r\nX: \ty\u{e4}\r\n\r\n",
+            "0000000000000005\r\nhello\r\n0\r\n\r\n",
+            // A line of 4096 bytes, its end included.
+            &format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(4092)),
         ] {
             let more = format!("{body}GET / HTTP/1.1\r\n");
             for text in [body, &more] {
@@ -181,6 +185,7 @@ mod tests {
             "5\r\nhello\r\n\r\n",
             "fffffffffffffffff\r\n",
             "10000000000000000\r\n",
+            "00000000000000005\r\n",
             "0\r\nno colon\r\n",
             "0\r\n: y\r\n",
             "0\r\nX : y\r\n",
@@ -190,6 +195,7 @@ mod tests {
             "0\r\n\n",
             "0\n",
             &format!("5;{long}\r\n"),
+            &format!("5;{}\r\n", "x".repeat(4093)),
             &format!("0\r\nX: {long}\r\n"),
         ] {
             assert_eq!(scan(body.as_bytes()), Err(ChunkFault), "{body:?}");

@@ -337,6 +337,11 @@ mod tests {
         check(&encode("carol:a:b:c"), Ok(("carol", Some("a:b:c"))));
         check(&encode("scott:"), Ok(("scott", Some(""))));
         check(&encode("jürgen:grüße"), Ok(("jürgen", Some("grüße"))));
+        let (longest, password) = ("a".repeat(256), "b".repeat(1024));
+        check(
+            &encode(&format!("{longest}:{password}")),
+            Ok((&longest, Some(&password))),
+        );
     }
 
     #[test]
@@ -432,6 +437,12 @@ mod tests {
         assert_eq!(parse("Bearer a b"), Err(CredentialFault::BadToken));
         assert_eq!(parse("Bearer ="), Err(CredentialFault::BadToken));
         assert_eq!(parse("Bearer grüße"), Err(CredentialFault::BadToken));
+        let longest = "t".repeat(4096);
+        assert!(parse(&format!("Bearer {longest}")).is_ok());
+        assert_eq!(
+            parse(&format!("Bearer {longest}t")),
+            Err(CredentialFault::TooLong)
+        );
     }
 
     #[test]
@@ -445,5 +456,47 @@ mod tests {
         );
         assert!(!shown.contains("tiger"), "{shown}");
         assert!(shown.contains("scott"), "{shown}");
+        let secret = Secret::from("tiger".to_owned());
+        assert_eq!(format!("{secret:?}"), "[redacted]");
+        assert_eq!(secret.expose(), "tiger");
+    }
+
+    /// What is not worth decoding is found by its length, and nothing else is.
+    #[test]
+    fn what_just_fits_is_decoded() {
+        let rules = CredentialRules {
+            max_user_bytes: 3,
+            max_password_bytes: 3,
+            ..CredentialRules::default()
+        };
+        let parse = |text: &str| Credentials::parse(encode(text).as_bytes(), &rules).err();
+        assert_eq!(parse("abc:def"), None);
+        for long in ["abcd:ef", "a:bcde", "abc:defg"] {
+            assert_eq!(parse(long), Some(CredentialFault::TooLong), "{long}");
+        }
+    }
+
+    /// The attack: two headers, of which one is looked at here and the other behind.
+    #[test]
+    fn there_is_one_header_or_none() {
+        let find = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(AUTHORIZATION, value.parse().unwrap());
+            }
+            Credentials::from_headers(&headers, &CredentialRules::default())
+        };
+        let (scott, carol) = (encode("scott:tiger"), encode("carol:lion"));
+        assert_eq!(find(&[]), Ok(None));
+        assert_eq!(
+            find(&[&scott]),
+            Ok(Some(Credentials::Basic {
+                user: "scott".to_owned(),
+                password: Some(Secret::from("tiger")),
+            }))
+        );
+        for second in [&carol, &scott] {
+            assert_eq!(find(&[&scott, second]), Err(CredentialFault::TwoHeaders));
+        }
     }
 }

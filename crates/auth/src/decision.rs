@@ -329,4 +329,19 @@ mod tests {
             "Basic realm=\"gatepost\", charset=\"UTF-8\""
         );
     }
+
+    /// What `gatepost access` shows.
+    #[test]
+    fn what_each_rule_says_is_told() {
+        let gate = gate();
+        let route = route(&[Allow::Authenticated, Allow::TrustedHosts]);
+        let origin = Origin::direct(TRUSTED.parse().unwrap());
+        let host = gate.without_credentials(&route, &origin).unwrap();
+        let said: Vec<_> = gate
+            .rules(&route, TRUSTED.parse().unwrap(), &host)
+            .map(|(rule, holds)| (rule.to_string(), holds))
+            .collect();
+        let expected = [("authenticated", false), ("trusted_hosts", true)];
+        assert_eq!(said, expected.map(|(rule, holds)| (rule.to_owned(), holds)));
+    }
 }

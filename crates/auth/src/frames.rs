@@ -328,6 +328,27 @@ mod tests {
         }
     }
 
+    /// Every bit of a head is where RFC 9113 §4.1 has it, and a server begins without a preface.
+    #[test]
+    fn a_head_is_read_whole() {
+        let mut scanner = FrameScanner::of_server();
+        assert!(scanner.is_between_frames());
+        let head = [1, 2, 3, 4, 5, 0x80 | 6, 7, 8, 9];
+        assert!(heads(&mut scanner, &head[..5]).is_empty());
+        assert!(!scanner.is_between_frames(), "within a head");
+        let found = heads(&mut scanner, &head[5..]);
+        let wanted = FrameHead {
+            length: 0x01_02_03,
+            kind: 4,
+            flags: 5,
+            stream: 0x06_07_08_09,
+        };
+        assert_eq!(found, [wanted]);
+        assert!(!scanner.is_between_frames(), "before its payload");
+        assert!(heads(&mut scanner, &vec![0; 0x01_02_03]).is_empty());
+        assert!(scanner.is_between_frames());
+    }
+
     const PING: FrameHead = FrameHead {
         length: 8,
         kind: 6,
@@ -433,5 +454,36 @@ mod tests {
         assert_eq!(it.overdue(at(11)), None);
         assert_eq!((it.overdue(at(12)), it.overdue(at(17))), (Some(5), None));
         assert_eq!((it.overdue(at(18)), it.deadline()), (Some(1), None));
+    }
+
+    /// Each stream is looked after once, those that are not there not at all, and no more than there is room for.
+    #[test]
+    fn stragglers_are_counted_once() {
+        let at = Duration::from_secs;
+        let frame = |kind, flags, stream| FrameHead {
+            length: 1,
+            kind,
+            flags,
+            stream,
+        };
+        let mut it = Stragglers::default();
+        for _ in 0..2 {
+            it.received(frame(HEADERS, 0, 1), at(0), at(10));
+            it.received(frame(HEADERS, 0, 1), at(0), at(10));
+            it.sent(frame(DATA, END_STREAM, 1), at(0), at(10));
+        }
+        assert!(it.is_answered(1) && !it.is_answered(3));
+        assert_eq!((it.overdue(at(11)), it.overdue(at(11))), (Some(1), None));
+        it.received(frame(DATA, 0, 3), at(0), at(10));
+        it.sent(frame(DATA, END_STREAM, 3), at(0), at(10));
+        assert!(!it.is_answered(3));
+        let most = u32::try_from(Stragglers::MOST).unwrap();
+        for stream in 0..=most {
+            it.received(frame(HEADERS, 0, stream), at(0), at(10));
+        }
+        for stream in [most - 1, most] {
+            it.sent(frame(DATA, END_STREAM, stream), at(0), at(10));
+        }
+        assert!(it.is_answered(most - 1) && !it.is_answered(most));
     }
 }

@@ -294,4 +294,63 @@ mod tests {
         }
         assert_eq!(IdentityContext::from_name("httpbasicauth"), None);
     }
+
+    /// Dashboards, audit logs and policies hold these words.
+    #[test]
+    fn the_words_are_what_they_are() {
+        let words = [
+            (Mechanism::Basic, "basic"),
+            (Mechanism::Bearer, "bearer"),
+            (Mechanism::TrustedHost, "trusted_host"),
+            (Mechanism::Certificate, "certificate"),
+        ];
+        for (mechanism, word) in words {
+            assert_eq!(mechanism.as_str(), word);
+        }
+        assert_eq!(IdentityContext::BearerToken.as_str(), "BearerToken");
+    }
+
+    #[test]
+    fn a_subject_says_who_it_is() {
+        let identities = vec![identity("scott", IdentityContext::HttpBasicAuth)];
+        let info = AuthInfo::new(identities.clone(), vec!["staff".to_owned()]).unwrap();
+        assert_eq!(info.identities(), identities);
+        assert_eq!(info.groups(), ["staff"]);
+        let user = Subject(SubjectKind::Authenticated(info.clone(), Mechanism::Bearer));
+        let host = Subject(SubjectKind::TrustedHost("192.0.2.1".parse().unwrap()));
+        let nobody = Subject(SubjectKind::Nobody);
+        let said = |it: &Subject| {
+            let info = it.auth_info().cloned();
+            (it.mechanism(), it.identity(), info, it.groups().to_vec())
+        };
+        assert_eq!(
+            said(&user),
+            (
+                Some(Mechanism::Bearer),
+                Some("scott".to_owned()),
+                Some(info),
+                vec!["staff".to_owned()]
+            )
+        );
+        assert_eq!(
+            said(&host),
+            (
+                Some(Mechanism::TrustedHost),
+                Some("192.0.2.1".to_owned()),
+                None,
+                Vec::new()
+            )
+        );
+        assert_eq!(said(&nobody), (None, None, None, Vec::new()));
+    }
+
+    #[test]
+    fn the_longest_name_is_one() {
+        let name = "a".repeat(AuthInfo::MAX_NAME_BYTES);
+        assert!(AuthInfo::basic(&name).is_ok());
+        assert_eq!(
+            AuthInfo::basic(&format!("{name}a")),
+            Err(AuthInfoFault::BadName)
+        );
+    }
 }

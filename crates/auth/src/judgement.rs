@@ -51,3 +51,37 @@ impl Judgement {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words are labels of a metric; the refusals are what a client sees of each.
+    #[test]
+    fn each_judgement_has_its_word_and_its_refusal() {
+        let scott = AuthInfo::basic("scott").unwrap();
+        for (judgement, word, refusal) in [
+            (Judgement::Accepted(scott), "accepted", None),
+            (Judgement::Rejected, "rejected", Some(Refusal::Unauthorized)),
+            (
+                Judgement::NoHandler,
+                "no_handler",
+                Some(Refusal::Unauthorized),
+            ),
+            (Judgement::Failed, "failed", Some(Refusal::PolicyFailed)),
+            (
+                Judgement::TimedOut,
+                "timed_out",
+                Some(Refusal::PolicyTimedOut),
+            ),
+            (
+                Judgement::Overloaded,
+                "overloaded",
+                Some(Refusal::PolicyOverloaded),
+            ),
+        ] {
+            assert_eq!(judgement.outcome(), word);
+            assert_eq!(judgement.into_subject(Mechanism::Basic).err(), refusal);
+        }
+    }
+}

@@ -396,7 +396,10 @@ mod tests {
             Err(Breach::Recipients),
         );
         check(&closed(Whom::Group("scott".to_owned())), &message, Ok(()));
+        assert!(MessageRules::default().is_empty());
         let rules = MessageRules::new(vec![rule(), closed(Whom::Anyone)]);
+        assert!(!rules.is_empty());
+        assert_eq!((MessageRules::default().len(), rules.len()), (0, 2));
         assert_eq!(
             rules.check(&scott(), "scott", &message),
             Err(Breach::Recipients),

@@ -158,6 +158,9 @@ mod tests {
         check("/messages?limit=5&q=a%20b/../c", Ok("/messages"));
         check("/a@b:c,d", Ok("/a@b:c,d"));
         check("/caf%C3%A9", Ok("/caf%C3%A9"));
+        check("/a%7C%22b", Ok("/a%7C%22b"));
+        let longest = format!("/{}", "a".repeat(Target::MAX_BYTES - 1));
+        check(&longest, Ok(&longest));
         check("/a.b/.well-known/x", Ok("/a.b/.well-known/x"));
     }
 
@@ -191,6 +194,7 @@ mod tests {
             ("/api/inject%00", PathFault::NeedlessEscape),
             ("/api/inject%20", PathFault::NeedlessEscape),
             ("/api/inject%0D", PathFault::NeedlessEscape),
+            ("/api/inject%7F", PathFault::NeedlessEscape),
             ("/api/inject%3Fx", PathFault::NeedlessEscape),
             ("/api/inject%", PathFault::BadEscape),
             ("/api/inject%zz", PathFault::BadEscape),

@@ -224,6 +224,10 @@ mod tests {
             b"PROXY TCP6 ::ffff:192.0.2.1 ::1 1 2\r\n",
             Ok(Some("192.0.2.1")),
         );
+        check(
+            b"PROXY TCP4 192.0.2.1 10.0.0.1 0 0\r\n",
+            Ok(Some("192.0.2.1")),
+        );
         check(b"PROXY UNKNOWN\r\n", Ok(None));
         check(b"PROXY UNKNOWN ffff:f:f anything 1\r\n", Ok(None));
         let longest = format!("PROXY UNKNOWN {}\r\n", "f".repeat(91));
@@ -295,6 +299,7 @@ mod tests {
         check(&v2(0x20, 0x00, 0, &[]), Ok(None));
         check(&v2(0x20, 0x11, 12, &V4), Ok(None));
         check(&v2(0x20, 0x11, 3, &[1, 2, 3]), Ok(None));
+        check(&v2(0x20, 0x41, 3, &[1, 2, 3]), Ok(None));
         check(&v2(0x21, 0x00, 5, &[0; 5]), Ok(None));
         check(&v2(0x21, 0x31, 216, &[0; 216]), Ok(None));
     }
@@ -312,6 +317,10 @@ mod tests {
         check(&v2(0x22, 0x11, 12, &V4), Err(Malformed));
         check(&v2(0x21, 0x12, 12, &V4), Err(Malformed));
         check(&v2(0x21, 0x41, 12, &V4), Err(Malformed));
+        // Whoever reads has to have room for the longest.
+        let longest = v2(0x20, 0x00, 4096, &[0; 4096]);
+        assert_eq!(longest.len(), LONGEST);
+        check(&longest, Ok(None));
         // Announced but not sent: asks for more, and the deadline of the connection ends it.
         assert_eq!(ProxyHeader::parse(&v2(0x21, 0x11, 4096, &V4)), Ok(None));
     }

@@ -277,6 +277,54 @@ mod tests {
         assert_eq!(usage.used(quota, 101 * SECOND), 7);
     }
 
+    /// What was sent counts for a hundred slices and no longer, also for the wait that is said, and where the clock stood still or went back.
+    #[test]
+    fn a_slice_counts_as_long_as_it_should() {
+        let quota = Quota::parse("100/s", None).unwrap();
+        let at = |slice: u64| slice * SECOND / 100;
+        let mut usage = Usage::default();
+        usage.charge(quota, 60, at(49));
+        usage.charge(quota, 40, at(50));
+        assert_eq!(usage.used(quota, at(148)), 100);
+        assert_eq!(usage.used(quota, at(149)), 40);
+        assert_eq!(
+            usage.fits(quota, 61, at(149)),
+            Err(Excess::Wait(Duration::from_millis(10)))
+        );
+        let mut usage = Usage::default();
+        usage.charge(quota, 5, at(200));
+        assert_eq!(
+            (usage.used(quota, at(199)), usage.used(quota, at(200))),
+            (0, 5)
+        );
+        // Its place is that of a slice which is over: nothing of this one is given back for that.
+        usage.charge(quota, 5, at(1100));
+        usage.refund(quota, 5, at(1000), at(1100));
+        assert_eq!(usage.used(quota, at(1100)), 5);
+    }
+
+    /// Redis' script goes by these.
+    #[test]
+    fn a_quota_says_what_it_is() {
+        let plain = Quota::parse("100/min", None).unwrap();
+        let bursts = Quota::parse("600/min", Some(10)).unwrap();
+        assert_eq!((plain.limit(), bursts.limit()), (100, 600));
+        assert_eq!((plain.largest(), bursts.largest()), (100, 10));
+        assert_eq!(plain.period(), Duration::from_secs(60));
+        assert_eq!(plain.micros(), (600_000, 0, 0));
+        assert_eq!(bursts.micros(), (600_000, 10, 100_000));
+        // A burst that is no less than the limit is none.
+        assert_eq!(Quota::parse("100/min", Some(100)), Ok(plain));
+        for (limit, burst) in [("0/min", None), ("100/min", Some(0))] {
+            assert_eq!(Quota::parse(limit, burst), Err(RateFault), "{limit}");
+        }
+        assert_eq!(
+            Quota::new(1, Duration::from_nanos(99), None),
+            Err(RateFault)
+        );
+        assert!(Quota::new(1, Duration::from_nanos(100), None).is_ok());
+    }
+
     proptest! {
         /// In every stretch of 99 slices no more passes than the limit, however it comes; and the wait that is
         /// said is long enough.

@@ -492,7 +492,7 @@ impl From<CredentialFault> for Refusal {
 
 #[cfg(test)]
 mod tests {
-    use super::Refusal;
+    use super::*;
 
     /// A counter that begins with its first refusal hides that one from whoever looks for changes.
     #[test]
@@ -502,5 +502,194 @@ mod tests {
         let end = begin + source[begin..].find("\n    }\n").unwrap();
         let said: Vec<_> = source[begin..end].split('"').skip(1).step_by(2).collect();
         assert_eq!(said, Refusal::REASONS);
+    }
+
+    fn over(wait: Option<Duration>) -> Refusal {
+        Refusal::OverQuota(OverQuota {
+            counted: "recipients",
+            limit: 100,
+            period: Duration::from_secs(60),
+            wait,
+        })
+    }
+
+    fn message(kind: FaultKind) -> Refusal {
+        Refusal::Message(MessageFault {
+            kind,
+            pointer: None,
+            words: "no",
+        })
+    }
+
+    fn rejected(code: u16) -> Refusal {
+        Refusal::PolicyRejected {
+            code,
+            text: "say \"please\"\\\u{7}".to_owned(),
+            recipients: 3,
+        }
+    }
+
+    /// A refusal, its status and reason, and the seconds to wait.
+    type Answered = (Refusal, u16, &'static str, Option<u64>);
+
+    /// One of each of those before a message is looked at, and of those that are answered in several ways one of each way.
+    fn of_requests() -> Vec<Answered> {
+        use Refusal as R;
+        let second = Duration::from_secs(1);
+        vec![
+            (R::Head(HeadFault::TooLarge), 431, "bad_request", None),
+            (R::Path(PathFault::Dots), 400, "ambiguous_path", None),
+            (R::ForwardedFor, 400, "bad_forwarded_for", None),
+            (
+                R::ProxyHeader(ProxyHeaderFault::Missing),
+                400,
+                "bad_proxy_header",
+                None,
+            ),
+            (R::Throttled(second * 7), 429, "throttled", Some(7)),
+            (
+                R::Credentials(CredentialFault::UnknownScheme),
+                401,
+                "unauthorized",
+                None,
+            ),
+            (R::Unauthorized, 401, "unauthorized", None),
+            (
+                R::Credentials(CredentialFault::Empty),
+                400,
+                "bad_credentials",
+                None,
+            ),
+            (R::NoRoute, 404, "no_route", None),
+            (
+                R::MethodNotAllowed("GET".to_owned()),
+                405,
+                "method_not_allowed",
+                None,
+            ),
+            (
+                R::ClientCertificate(CertificateFault::Missing),
+                421,
+                "client_certificate",
+                None,
+            ),
+            (R::Forbidden, 403, "forbidden", None),
+            (R::Unsayable, 403, "unsayable_identity", None),
+            (R::PolicyFailed, 500, "policy_failed", None),
+            (R::PolicyTimedOut, 503, "policy_timed_out", Some(1)),
+            (R::PolicyOverloaded, 503, "policy_overloaded", Some(1)),
+        ]
+    }
+
+    /// The same of those that come later.
+    fn of_messages_and_upstreams() -> Vec<Answered> {
+        use Refusal as R;
+        let second = Duration::from_secs(1);
+        vec![
+            (message(FaultKind::Malformed), 400, "bad_message", None),
+            (message(FaultKind::TooLarge), 413, "bad_message", None),
+            (message(FaultKind::Unsupported), 415, "bad_message", None),
+            (message(FaultKind::Ambiguous), 422, "bad_message", None),
+            (R::BodyTooLarge, 413, "body_too_large", None),
+            (R::MemoryFull, 503, "memory_full", Some(1)),
+            (R::Crowded, 503, "crowded", Some(1)),
+            (R::Flood(Flood::Resets), 429, "http2_flood", None),
+            (R::LengthNeeded, 411, "length_needed", None),
+            (R::Rule(Breach::Size), 413, "message_rule", None),
+            (R::Rule(Breach::From), 403, "message_rule", None),
+            (rejected(499), 429, "rejected", Some(60)),
+            (rejected(500), 403, "rejected", None),
+            (rejected(501), 403, "rejected", None),
+            (R::MessageFailed, 403, "message_policy_failed", None),
+            (over(Some(second * 2)), 429, "over_quota", Some(2)),
+            (over(None), 403, "over_quota", None),
+            (R::QuotaUnknown, 503, "quota_unknown", Some(1)),
+            (R::HeadTimedOut, 408, "head_timed_out", None),
+            (R::Body, 400, "bad_body", None),
+            (R::BodyTimedOut, 408, "body_timed_out", None),
+            (R::UpstreamRefused, 502, "upstream_refused", None),
+            (R::UpstreamClosed, 502, "upstream_closed", None),
+            (R::UpstreamBadAnswer, 502, "upstream_bad_answer", None),
+            (R::UpstreamFailed, 502, "upstream_failed", None),
+            (R::UpstreamTimedOut, 504, "upstream_timed_out", None),
+            (R::UpstreamDown, 503, "upstream_down", Some(5)),
+            (R::UpstreamBusy, 503, "upstream_busy", Some(1)),
+            (R::Internal, 500, "internal", None),
+        ]
+    }
+
+    /// Clients go by the status, operators by the reason, and both by how long to wait.
+    #[test]
+    fn each_refusal_is_answered_as_it_is_meant() {
+        let mut reasons = Vec::new();
+        let all = of_requests().into_iter().chain(of_messages_and_upstreams());
+        for (refusal, status, reason, wait) in all {
+            assert_eq!(refusal.status(), status, "{refusal:?}");
+            assert_eq!(refusal.reason(), reason, "{refusal:?}");
+            assert_eq!(
+                refusal.retry_after(),
+                wait.map(Duration::from_secs),
+                "{refusal:?}"
+            );
+            assert_eq!(refusal.challenges(), status == 401, "{refusal:?}");
+            assert_eq!(refusal.ends_connection(), status == 421, "{refusal:?}");
+            assert_eq!(refusal.allow(), (status == 405).then_some("GET"));
+            assert!(refusal.message().len() > 1, "{refusal:?}");
+            let body: serde_json::Value = serde_json::from_str(&refusal.body()).unwrap();
+            assert_eq!(body["error"], reason);
+            reasons.push(reason);
+        }
+        reasons.dedup();
+        assert_eq!(reasons, Refusal::REASONS, "each is in the list");
+    }
+
+    #[test]
+    fn words_are_json_whatever_a_policy_says() {
+        let words = "say \"please\"\\";
+        let body: serde_json::Value = serde_json::from_str(&rejected(451).body()).unwrap();
+        assert_eq!(body["message"], words);
+        assert_eq!(body["errors"][0], format!("451 {words}"));
+        assert_eq!(
+            (&body["success_count"], &body["fail_count"]),
+            (&0.into(), &3.into())
+        );
+        assert_eq!(
+            Refusal::Forbidden.body(),
+            "{\"error\":\"forbidden\",\"message\":\"you may not use this path\"}\n"
+        );
+    }
+
+    /// A moment too early is refused again, so a part of a second is a whole one.
+    #[test]
+    fn a_used_up_quota_says_when_there_is_more() {
+        for (wait, expected) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (2000, 2)] {
+            let fields = over(Some(Duration::from_millis(wait))).rate_limit();
+            let wanted = [
+                ("RateLimit-Policy", "\"recipients\";q=100;w=60".to_owned()),
+                ("RateLimit", format!("\"recipients\";r=0;t={expected}")),
+            ];
+            assert_eq!(fields, Some(wanted), "{wait} ms");
+        }
+        for none in [over(None), Refusal::Forbidden] {
+            assert_eq!(none.rate_limit(), None);
+        }
+        let said = over(Some(Duration::from_secs(1)));
+        assert_eq!(
+            said.message(),
+            "you have used up your 100 recipients in 60 s, try again later"
+        );
+    }
+
+    #[test]
+    fn a_fault_becomes_its_refusal() {
+        let head = HeadFault::TwoFramings;
+        assert_eq!(Refusal::from(head), Refusal::Head(head));
+        let path = PathFault::Dots;
+        assert_eq!(Refusal::from(path), Refusal::Path(path));
+        let credentials = CredentialFault::Empty;
+        assert_eq!(
+            Refusal::from(credentials),
+            Refusal::Credentials(credentials)
+        );
     }
 }

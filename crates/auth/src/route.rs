@@ -213,6 +213,13 @@ mod tests {
     }
 
     #[test]
+    fn routes_are_kept_in_their_order() {
+        let routes = Routes::new(vec![route("/b", &[]), route("/a/*", &[])]);
+        let labels: Vec<_> = routes.iter().map(|it| &**it.path.label()).collect();
+        assert_eq!(labels, ["/b", "/a/*"]);
+    }
+
+    #[test]
     fn a_method_that_is_not_listed_is_answered_with_those_that_are() {
         let allow = |methods: &str| Err(Refusal::MethodNotAllowed(methods.to_owned()));
         check(&Method::GET, "/api/inject/v1", allow("POST"));

@@ -331,8 +331,25 @@ mod tests {
             ),
             (Allow::Authenticated, false),
             (network("10.0.0.0/8"), false),
+            (network("2000::/3"), true),
+            (network("2001:db8::/32"), false),
+            (network("2001:db8::/33"), false),
         ] {
             assert_eq!(rule.admits_strangers(), expected, "{rule}");
         }
+    }
+
+    #[test]
+    fn a_rule_is_shown_as_it_is_written() {
+        let named = |name: &str| Allow::Identity(name.to_owned());
+        let rule = Allow::AnyOf(vec![
+            Allow::AllOf(vec![Allow::Authenticated, not(named("mallory"))]),
+            Allow::Group("staff".to_owned()),
+            network("10.0.0.0/8"),
+            Allow::TrustedHosts,
+            Allow::Anyone,
+        ]);
+        let shown = "{any_of: [{all_of: [authenticated, {not: {identity: mallory}}]}, {group: staff}, {network: 10.0.0.0/8}, trusted_hosts, anyone]}";
+        assert_eq!(rule.to_string(), shown);
     }
 }

@@ -359,6 +359,15 @@ mod tests {
         check(&[("a;b", "0123456789abcdef")], Some(KeyFault::Name));
         check(&[("", "0123456789abcdef")], Some(KeyFault::Name));
         check(&[("a", "0123456789abcde")], Some(KeyFault::Short));
-        assert!(!format!("{:?}", keys(&[OLD])).contains("0123456789abcdef"));
+        let longest = "k".repeat(32);
+        check(&[(&longest, "0123456789abcdef")], None);
+        check(
+            &[(&format!("{longest}k"), "0123456789abcdef")],
+            Some(KeyFault::Name),
+        );
+        assert_eq!(
+            format!("{:?}", keys(&[OLD, NEW])),
+            "[\"2026-10\", \"2026-11\"]"
+        );
     }
 }

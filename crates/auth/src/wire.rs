@@ -484,6 +484,10 @@ mod tests {
                 "Content-Length: 99999999999999999999\r\n",
                 HeadFault::BadLength,
             ),
+            (
+                "Content-Length: 0000000000000000063\r\n",
+                HeadFault::BadLength,
+            ),
             ("Content_Length: 63\r\n", HeadFault::BadLength),
             (
                 "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
@@ -619,6 +623,9 @@ mod tests {
             );
         }
         check("GET / HTTP/1.1\r\n\r\n", Err(HeadFault::BadHost));
+        let longest = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", "a".repeat(255));
+        check(&longest, Ok(Some(longest.len())));
+        check(&longest.replacen("aa", "aaa", 1), Err(HeadFault::BadHost));
         check(&with("Host: a\r\n"), Err(HeadFault::BadHost));
         check(&with("HOST: b\r\n"), Err(HeadFault::BadHost));
     }
@@ -663,6 +670,7 @@ mod tests {
             check_http2(Some("a"), &headers, &limits).err()
         };
         assert_eq!(refused(3, 12), None);
+        assert_eq!(refused(2, 19), None);
         assert_eq!(refused(4, 1), Some(HeadFault::TooManyFields));
         assert_eq!(refused(3, 13), Some(HeadFault::TooLarge));
     }
@@ -672,6 +680,10 @@ mod tests {
         for (lines, expected) in [
             ("", Some(0)),
             ("Content-Length: 0017\r\n", Some(17)),
+            (
+                "Content-Length: 999999999999999999\r\n",
+                Some(999_999_999_999_999_999),
+            ),
             ("Transfer-Encoding: Chunked\r\n", None),
         ] {
             let mut scanner = HeadScanner::new(HeadLimits::default());
@@ -749,5 +761,41 @@ mod tests {
         );
         let most = with(&"X: y\r\n".repeat(99));
         check(&most, Ok(Some(most.len())));
+        let head = with("X: y\r\n");
+        let limits = |max_bytes| HeadLimits {
+            max_bytes,
+            ..HeadLimits::default()
+        };
+        for (bytes, room, expected) in [
+            (head.len(), head.len(), Ok(Some(head.len()))),
+            (head.len(), head.len() - 1, Err(HeadFault::TooLarge)),
+            // Not whole yet.
+            (20, 20, Ok(None)),
+            (20, 19, Err(HeadFault::TooLarge)),
+        ] {
+            let mut scanner = HeadScanner::new(limits(room));
+            let got = scanner.advance(&head.as_bytes()[..bytes]);
+            assert_eq!(got, expected, "{bytes} in {room}");
+        }
+        let method = "M".repeat(MAX_METHOD_BYTES);
+        let longest = format!("{method} / HTTP/1.0\r\n\r\n");
+        check(&longest, Ok(Some(longest.len())));
+        check(&format!("M{longest}"), Err(HeadFault::BadRequestLine));
+    }
+
+    /// Clients tell by it what to do.
+    #[test]
+    fn each_fault_has_its_status() {
+        for (fault, status) in [
+            (HeadFault::TooLarge, 431),
+            (HeadFault::TooManyFields, 431),
+            (HeadFault::Target(PathFault::TooLong), 414),
+            (HeadFault::Target(PathFault::Dots), 400),
+            (HeadFault::BadVersion, 505),
+            (HeadFault::TwoFramings, 400),
+            (HeadFault::Tls, 400),
+        ] {
+            assert_eq!(fault.status(), status, "{fault}");
+        }
     }
 }
