@@ -190,20 +190,62 @@ reference: setup        ## make config/gatepost.schema.json and docs/configurati
 	@target/debug/gatepost schema > config/gatepost.schema.json
 	@target/debug/gatepost schema --format markdown > docs/configuration.md
 
-.PHONY: deny
-deny:                   ## licences, sources and wrappers, with cargo-deny (installed when missing)
-	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
-	cargo deny check bans licenses sources
+# Programs for cargo. Not optimised: what that would save is less than what it takes. Called with a name for the group, and the tools.
+define install_from_crates
+if [ "$$(cat target/tools/$(1) 2>/dev/null)" = "$(2)" ]; then exit 0; fi; \
+echo "installing into target/tools: $(2)"; \
+cargo install --quiet --locked --debug --root target/tools $(2); \
+echo "$(2)" > target/tools/$(1)
+endef
 
-# What cargo needs to pack. Not optimised: what that would save is less than what it takes.
+# What cargo needs to pack.
 CARGO_TOOLS := cargo-deb@3.8.0 cargo-cyclonedx@0.5.9
+CARGO_DENY := cargo-deny@0.20.2
+CARGO_AUDIT := cargo-audit@0.22.2
+CARGO_MUTANTS := cargo-mutants@27.1.0
 
-.PHONY: cargo-tools
+.PHONY: cargo-tools deny-tool audit-tool mutants-tool
 cargo-tools:
-	@if [ "$$(cat target/tools/installed 2>/dev/null)" = "$(CARGO_TOOLS)" ]; then exit 0; fi; \
-	echo "installing into target/tools: $(CARGO_TOOLS)"; \
-	cargo install --quiet --locked --debug --root target/tools $(CARGO_TOOLS); \
-	echo "$(CARGO_TOOLS)" > target/tools/installed
+	@$(call install_from_crates,installed,$(CARGO_TOOLS))
+deny-tool:
+	@$(call install_from_crates,deny,$(CARGO_DENY))
+audit-tool:
+	@$(call install_from_crates,audit,$(CARGO_AUDIT))
+mutants-tool:
+	@$(call install_from_crates,mutants,$(CARGO_MUTANTS))
+
+# Advisories are in a database that is fetched. Where it cannot be, all else is checked and that is said; ADVISORIES=required makes it a fault.
+ADVISORIES ?=
+
+.PHONY: deny
+deny: export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+deny: deny-tool         ## licences, sources, wrappers and advisories of all dependencies, with cargo-deny (installed when missing)
+	cargo deny --locked check bans licenses sources
+	@if cargo deny fetch db 2>/dev/null; then \
+	  cargo deny --locked check advisories; \
+	else \
+	  echo "advisories were NOT looked at: their database cannot be reached"; \
+	  [ "$(ADVISORIES)" != required ]; \
+	fi
+
+BILL ?= $(wildcard target/dist/*.cdx.json)
+
+.PHONY: audit
+audit: export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+audit: audit-tool       ## advisories about a release: BILL is its bill of materials (that of `make release`), with cargo-audit
+	@if [ -z "$(BILL)" ]; then echo "there is no release: make release, or BILL=FILE"; exit 1; fi
+	deploy/audit.py $(BILL)
+
+# SHARD=2/8 is the third of eight parts. A mutant that hangs is given MUTANT_SECONDS.
+SHARD ?= 0/1
+MUTANT_SECONDS ?= 30
+
+.PHONY: mutants
+mutants: export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+mutants: export CARGO_PROFILE_DEV_DEBUG := 0
+mutants: setup mutants-tool ## does a test of crates/auth notice each small change of it? an hour or more; SHARD=K/N is a part, MUTANT_SECONDS
+	cargo mutants --package gatepost-auth --jobs 1 --shard $(SHARD) --timeout $(MUTANT_SECONDS) --build-timeout 300 --output target \
+	  --cargo-arg=--locked
 
 # Paths of this machine stay out of it, so that it is the same in whichever folder it is built.
 PREFIXES = $(CURDIR)=/gatepost $(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo

@@ -43,6 +43,7 @@ mod raw_requests;
 mod reload;
 mod routes;
 mod schema;
+mod security;
 mod shadow;
 mod smuggling;
 mod snippets;

@@ -231,6 +231,7 @@ fn the_top_level_is_what_it_is() {
         "LICENSE",
         "Makefile",
         "README.md",
+        "SECURITY.md",
         "bench",
         "config",
         "crates",

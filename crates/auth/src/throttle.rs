@@ -190,5 +190,9 @@ mod tests {
         ] {
             assert!(bad.parse::<Rate>().is_err(), "{bad}");
         }
+        // One a nanosecond is the most that can be told apart.
+        let nanosecond = Duration::from_nanos(1);
+        assert!(Rate::new(1, nanosecond).is_ok());
+        assert_eq!(Rate::new(2, nanosecond), Err(RateFault));
     }
 }
