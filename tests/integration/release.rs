@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -85,10 +86,59 @@ fn a_release_is_whole_and_the_same_each_time() {
         "{version}"
     );
     assert!(fs::metadata(dist.join(&name)).unwrap().len() < fs::metadata(BINARY).unwrap().len());
-    holds_every_crate(&fs::read_to_string(dist.join(suffix(".cdx.json"))).unwrap());
+    let bill = dist.join(suffix(".cdx.json"));
+    let linked = linked();
+    holds_every_crate(&fs::read_to_string(&bill).unwrap(), &linked);
+    every_crate_is_audited(&bill, &linked);
 }
 
-fn holds_every_crate(bom: &str) {
+/// cargo-audit is given a lock file with all of them, from the bill alone, and its status is what counts.
+fn every_crate_is_audited(bill: &Path, linked: &BTreeSet<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    // Stands for cargo: shows what it is given, and finds something.
+    let stand_in = folder.path().join("cargo");
+    fs::write(
+        &stand_in,
+        "#!/bin/sh\necho \"$1 $2 $4\"\ncat \"$3\"\nexit 1\n",
+    )
+    .unwrap();
+    fs::set_permissions(&stand_in, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let audited = Command::new("deploy/audit.py")
+        .arg(bill)
+        .arg("--no-fetch")
+        .env("PATH", format!("{}:{path}", folder.path().display()))
+        .current_dir(TOP)
+        .output()
+        .unwrap();
+    assert_eq!(audited.status.code(), Some(1), "{audited:?}");
+    let said = String::from_utf8(audited.stdout).unwrap();
+    let (told, lock) = said.split_once('\n').unwrap();
+    assert_eq!(told, "audit --file --no-fetch");
+    let lock: toml::Table = lock.parse().unwrap();
+    let packages = lock["package"].as_array().unwrap();
+    let text = |it: &toml::Value, key: &str| it[key].as_str().unwrap().to_owned();
+    let named: BTreeSet<_> = packages
+        .iter()
+        .map(|it| format!("{} {}", text(it, "name"), text(it, "version")))
+        .collect();
+    let missing: Vec<_> = linked.difference(&named).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    // Ours are nobody else's of the same name.
+    for package in packages {
+        let ours = text(package, "name").starts_with("gatepost");
+        assert_eq!(package.get("source").is_none(), ours, "{package}");
+        for needed in package
+            .get("dependencies")
+            .into_iter()
+            .flat_map(|it| it.as_array().unwrap())
+        {
+            assert!(named.contains(needed.as_str().unwrap()), "{package}");
+        }
+    }
+}
+
+fn holds_every_crate(bom: &str, linked: &BTreeSet<String>) {
     let bom: Value = serde_json::from_str(bom).unwrap();
     assert_eq!(bom["bomFormat"], "CycloneDX");
     assert_eq!(bom["metadata"]["component"]["name"], "gatepost");
@@ -108,6 +158,12 @@ fn holds_every_crate(bom: &str) {
             )
         })
         .collect();
+    let missing: Vec<_> = linked.difference(&listed).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// What the lock file brings into the binary.
+fn linked() -> BTreeSet<String> {
     let tree = Command::new(env!("CARGO"))
         .args([
             "tree",
@@ -131,6 +187,5 @@ fn holds_every_crate(bom: &str) {
         .filter(|it| *it != concat!("gatepost ", env!("CARGO_PKG_VERSION")))
         .collect();
     assert!(linked.len() > 200, "{}", linked.len());
-    let missing: Vec<_> = linked.difference(&listed).collect();
-    assert!(missing.is_empty(), "{missing:?}");
+    linked
 }
