@@ -332,10 +332,29 @@ soak: setup             ## good, bad and attacking clients for SOAK_SECONDS (600
 overload: setup         ## ten times what a core can do, and a flood of guesses: who is served, how soon, and what the others are told
 	@$(call under_load,overload:: flood::)
 
+# What cargo-fuzz gives the compiler, but for its sanitizers: those need a nightly compiler, and there is no unsafe code here for them to watch.
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+  -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
 FUZZ_SECONDS ?= 60
 
+# `make fuzz FUZZ_SECONDS=300 ONLY=requests` runs one target longer. What is found along the way stays in target/fuzz/corpus, where the next run
+# begins; a finding is a file in target/fuzz/findings.
 .PHONY: fuzz
-fuzz: setup             ## mutated bodies for the readers, FUZZ_SECONDS (60) for each format
-	@for format in kumomta zonemta rfc822 zonemta_raw; do \
-	  cargo run --quiet --locked --release --package gatepost-message --example fuzz_bodies -- $$format $(FUZZ_SECONDS); \
+fuzz: export HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+fuzz: setup             ## whatever comes in, by libFuzzer: FUZZ_SECONDS (60) for each target, or for those in ONLY; fails on a finding
+	@$(call install_programs,c++=g++)
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --quiet --locked --profile fuzz --package gatepost-fuzz --target "$$HOST" --target-dir target/fuzz
+	@echo "$$(date -u +%F), $$(uname -m), $$(nproc) cores, $$(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1)"
+	@for target in $(or $(ONLY),$(notdir $(wildcard crates/fuzz/corpus/*))); do \
+	  mkdir -p target/fuzz/corpus/$$target target/fuzz/findings target/fuzz/tmp; \
+	  log=target/fuzz/$$target.log; words=crates/fuzz/words/$$target.dict; \
+	  FUZZ_TARGET=$$target TMPDIR=$$PWD/target/fuzz/tmp target/fuzz/$$HOST/fuzz/gatepost-fuzz \
+	    -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=1024 -max_len=8192 -print_final_stats=1 \
+	    $$([ ! -e $$words ] || echo -dict=$$words) -artifact_prefix=target/fuzz/findings/$$target- \
+	    target/fuzz/corpus/$$target crates/fuzz/corpus/$$target > $$log 2>&1 \
+	    || { tail -n 60 $$log; echo "a finding in $$target; all of it: $$log"; exit 1; }; \
+	  rm -rf target/fuzz/tmp; \
+	  echo "$$target: $$(sed -n 's/^Done \([0-9]*\) runs in \([0-9]*\) second.*/\1 tries in \2 s/p' $$log)," \
+	    "$$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' $$log | tail -n 1) places reached," \
+	    "$$(sed -n 's/^stat::peak_rss_mb: *//p' $$log) MiB, no finding"; \
 	done

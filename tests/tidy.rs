@@ -111,6 +111,18 @@ const MUST_NOT_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "gatepost-fuzz",
+        &[
+            "pingora-core",
+            "pingora-proxy",
+            "pingora-http",
+            "mlua",
+            "prometheus",
+            "clap",
+            "gatepost-demo",
+        ],
+    ),
+    (
         "gatepost",
         &["pingora-core", "pingora-proxy", "pingora-http", "mlua"],
     ),
@@ -149,9 +161,16 @@ fn each_crate_knows_only_what_it_may() {
                 "{name} must not know {}",
                 dependency.name
             );
-            // It opens the door to whoever measures it.
-            let measured = dependency.features.iter().any(|it| it == "bench");
-            assert!(!measured, "{name} must not build what only benches use");
+            // These open the door to whoever measures and tries it.
+            let opens = |it: &String| it == "bench" || it == "fuzz";
+            assert!(
+                *name == "gatepost-fuzz" || !dependency.features.iter().any(opens),
+                "{name} must not build what only benches and fuzzers use"
+            );
+            assert_ne!(
+                dependency.name, "gatepost-fuzz",
+                "{name} must not know what tries it"
+            );
         }
     }
     // The pure core reads no clock and touches nothing outside.

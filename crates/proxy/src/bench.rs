@@ -38,19 +38,7 @@ impl Decisions {
     ///
     /// As [`Server::bind`], by which it is made.
     pub fn new(loaded: Loaded, counters: Arc<PolicyCounters>) -> Result<Self, StartError> {
-        let server = Server::bind(Parts {
-            loaded,
-            demo: None,
-            fingerprint: Fingerprint::now(&Nothing),
-            source: Box::new(Nothing),
-            counters,
-            log: Arc::new(Nothing),
-            build: Build {
-                version: "bench",
-                revision: "bench",
-            },
-        })?;
-        Ok(Self(server.into_door()))
+        Ok(Self(server(loaded, counters)?.into_door()))
     }
 
     /// What pingora and gatepost make of a head before the decision. To be called within a tokio runtime.
@@ -85,6 +73,22 @@ impl Decisions {
         let mut passage = self.0.new_ctx();
         self.0.decide(&mut request.session, &mut passage).await
     }
+}
+
+/// A server that nobody runs.
+pub(crate) fn server(loaded: Loaded, counters: Arc<PolicyCounters>) -> Result<Server, StartError> {
+    Server::bind(Parts {
+        loaded,
+        demo: None,
+        fingerprint: Fingerprint::now(&Nothing),
+        source: Box::new(Nothing),
+        counters,
+        log: Arc::new(Nothing),
+        build: Build {
+            version: "bench",
+            revision: "bench",
+        },
+    })
 }
 
 /// Nothing is read again, and nobody asks for the log.

@@ -334,6 +334,8 @@ async fn say_goodbye(mut stream: Stream) {
 pub(crate) enum Accepted {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
+    #[cfg(feature = "fuzz")]
+    Memory(crate::in_memory::Pipe, SocketAddr),
 }
 
 impl Accepted {
@@ -341,6 +343,8 @@ impl Accepted {
         match self {
             Self::Tcp(_, peer) => Arrival::direct(peer.ip()),
             Self::Unix(_) => Arrival::local(),
+            #[cfg(feature = "fuzz")]
+            Self::Memory(_, peer) => Arrival::direct(peer.ip()),
         }
     }
 
@@ -357,6 +361,8 @@ impl Accepted {
                 let digest = SocketDigest::from_raw_fd(unix.as_raw_fd());
                 (TcpOrUnix::from(unix), digest)
             }
+            #[cfg(feature = "fuzz")]
+            Self::Memory(pipe, peer) => pipe.prepare(peer),
         };
         stream.set_socket_digest(digest);
         if let Err(fault) = stream.set_nodelay() {

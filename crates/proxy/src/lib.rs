@@ -28,6 +28,9 @@ mod head;
 mod health;
 mod http2;
 mod identities;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod in_memory;
 mod inspect;
 mod lifecycle;
 mod listening;

@@ -218,6 +218,14 @@ impl Server {
         door(&self.reloader, self.throttle, self.quota, 1, phase)
     }
 
+    /// What serves connections, without listeners that would bring some.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn into_connections(self) -> Connections {
+        let phase = Arc::new(Phase::default());
+        let door = door(&self.reloader, self.throttle, self.quota, 1, phase);
+        connections(&self.reloader, door, 1)
+    }
+
     /// Serves until SIGTERM or SIGINT. After the first SIGTERM connections are accepted for `drain_delay`, then
     /// requests in flight get `drain_timeout` to finish; a second signal ends at once. SIGHUP reloads, SIGQUIT lets
     /// a new process take over.
