@@ -1,6 +1,8 @@
 //! Every target with its corpus and a few mutations of it, always the same ones, so that targets and corpora do not rot. `make fuzz`
 //! looks for more.
 
+#![cfg(test)] // Tells clippy that helpers may unwrap as tests may.
+
 use std::fs;
 use std::path::PathBuf;
 
