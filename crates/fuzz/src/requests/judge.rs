@@ -201,6 +201,16 @@ fn check_rest(head: &Head) -> Result<(), Finding> {
             format!("{name} is {}, of the client's choice", lines(&said))
         })?;
     }
+    let lengths = told(head, "content-length");
+    must(
+        !lengths
+            .iter()
+            .any(|it| it.len() > 1 && it.starts_with(b"0")),
+        || format!("some read {} as octal", lines(&lengths)),
+    )?;
+    must(told(head, "cookie").len() <= 1, || {
+        "cookies in several fields".to_owned()
+    })?;
     for name in ["host", "x-request-id", "x-forwarded-proto"] {
         let said = told(head, name);
         must(said.len() == 1, || format!("{name} is {}", lines(&said)))?;
