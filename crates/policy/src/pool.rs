@@ -12,6 +12,7 @@ use gatepost_auth::{Credentials, Judgement};
 use tokio::sync::oneshot;
 
 use crate::api::Common;
+use crate::api::password::HashPool;
 use crate::vm::LoadTime;
 use crate::worker::{Call, Question, Watch, run};
 use crate::{
@@ -71,6 +72,8 @@ impl Pool {
             common: Common {
                 counters,
                 load_time,
+                // What is left then is enough for the hash itself.
+                hashes: HashPool::new(settings.callback_timeout / 2),
                 ..Common::default()
             },
             queue,

@@ -10,6 +10,7 @@ use gatepost_auth::{Credentials, Judgement};
 use mlua::chunk::ChunkMode;
 use mlua::{Function, Lua, LuaOptions, StdLib, Value};
 
+use crate::api::hashes::HashFault;
 use crate::api::http::Clients;
 use crate::api::message::{Lent, auth_info};
 use crate::api::{self, Common, Host};
@@ -280,6 +281,9 @@ impl Vm {
             self.let_go();
             return Judgement::TimedOut;
         }
+        if answered.as_ref().is_err_and(HashFault::is_why) {
+            return Judgement::Overloaded;
+        }
         let answer = answered.map_err(|fault| first_line(&fault));
         match answer.and_then(|answer| convert::judgement(credentials, &answer)) {
             Ok(judgement) => judgement,
@@ -320,6 +324,9 @@ impl Vm {
         let Err(fault) = answered else {
             return MessageJudgement::Accepted { meta: lent.meta() };
         };
+        if HashFault::is_why(&fault) {
+            return MessageJudgement::Overloaded;
+        }
         match convert::rejection(&fault) {
             Ok(judgement) => judgement,
             Err(reason) => {

@@ -48,7 +48,7 @@ fn password(lua: &Lua, hashes: &HashPool) -> mlua::Result<Table> {
                 let stored = stored.filter(|_| password.is_some());
                 pool.verify(stored, password.unwrap_or_default())
                     .await
-                    .map_err(|fault| named(NAME, fault))
+                    .map_err(|fault| fault.raised_by(NAME))
             }
         })?,
     )?;
@@ -63,7 +63,7 @@ fn password(lua: &Lua, hashes: &HashPool) -> mlua::Result<Table> {
                 let algorithm = algorithm(&options, NAME)?;
                 pool.hash(password, algorithm)
                     .await
-                    .map_err(|fault| named(NAME, fault))
+                    .map_err(|fault| fault.raised_by(NAME))
             }
         })?,
     )?;

@@ -84,9 +84,28 @@ pub enum HashFault {
     /// No algorithm of this name.
     #[error("the algorithm must be argon2id, bcrypt or sha512-crypt")]
     Algorithm,
+    /// It would wait too long for a core.
+    #[error("too many password hashes are wanted at once")]
+    Busy,
     /// The process is ending.
     #[error("the hash pool has ended")]
     Ended,
+}
+
+impl HashFault {
+    /// The error that a policy gets. That there is no time for it is told from a fault of the policy even where it comes back
+    /// through Lua: the client is told to come back.
+    pub(super) fn raised_by(self, function: &str) -> mlua::Error {
+        match self {
+            Self::Busy => mlua::Error::external(self),
+            fault => mlua::Error::runtime(format!("{function}: {fault}")),
+        }
+    }
+
+    /// Whether the call could not be answered for want of time to hash.
+    pub(crate) fn is_why(fault: &mlua::Error) -> bool {
+        fault.downcast_ref() == Some(&Self::Busy)
+    }
 }
 
 /// Whether the password belongs to the stored hash, whose form its beginning tells.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use mlua::{Lua, Table, UserData, UserDataMethods, Value};
 use tokio::sync::Notify;
 
+use super::hashes::HashFault;
 use super::password::HashPool;
 use super::{Host, read_regular, resolve, text};
 
@@ -97,11 +98,13 @@ impl UserData for Htpasswd {
                     // Neither an unknown user nor a missing password is told from a wrong one by the time it takes,
                     // so they are compared with what the file has, whose kind of hash may be a quick one.
                     let another = users.values().next().cloned();
-                    let _ = hashes.verify(another, password).await;
-                    return Ok(false);
+                    return match hashes.verify(another, password).await {
+                        Err(fault @ HashFault::Busy) => Err(fault.raised_by("htpasswd")),
+                        Ok(_) | Err(_) => Ok(false),
+                    };
                 };
                 let verified = hashes.verify(Some(stored.clone()), password).await;
-                verified.map_err(|fault| mlua::Error::runtime(format!("htpasswd: {fault}")))
+                verified.map_err(|fault| fault.raised_by("htpasswd"))
             },
         );
     }

@@ -17,7 +17,7 @@ mod kumo;
 mod memoize;
 pub(crate) mod message;
 pub(crate) mod misc;
-mod password;
+pub(crate) mod password;
 mod plain;
 mod redis;
 mod regex;

@@ -368,3 +368,49 @@ fn the_deadline_holds_across_waits() {
     assert_eq!(identity(&loaded.judge("good")), Some("good"));
     assert_eq!(loaded.counters.abandoned_workers.value(), 0);
 }
+
+/// The attack: more guesses than the cores can hash, whether for users that there are or not. Who would be answered too late is told at once
+/// to come back, in the same words; nobody is told that a password is wrong, and the policy has not failed.
+#[test]
+fn hashes_that_would_come_too_late_are_refused_at_once() {
+    let hash = hash_password("tiger", HashAlgorithm::default()).unwrap();
+    let lua = handler(
+        "local users = gatepost.htpasswd 'users'
+         if user:find 'by file' then return users:verify(user, password) end
+         return gatepost.password.verify(user:find 'known' and HASH or nil, password)",
+    );
+    let lua = format!("local HASH = '{hash}'\n{lua}");
+    let options = Options {
+        queue: 10_000,
+        timeout: Duration::from_millis(500),
+        ..USUAL
+    };
+    let loaded = load_with(&lua, &options);
+    let users = format!("known by file:{hash}\n");
+    std::fs::write(loaded.folder().join("users"), users).unwrap();
+    for user in ["known by file", "known"] {
+        let judgement = block_on(loaded.policy.judge(basic(user, "tiger")));
+        assert!(identity(&judgement).is_some(), "{user}: {judgement:?}");
+    }
+    let policy = Arc::new(loaded.policy);
+    block_on(async {
+        let kinds = ["known by file", "another by file", "known", "another"];
+        let mut calls = tokio::task::JoinSet::new();
+        for (number, kind) in kinds.into_iter().cycle().take(400).enumerate() {
+            let policy = policy.clone();
+            let credentials = basic(kind, &format!("lion {number}"));
+            calls.spawn(async move { (kind, policy.judge(credentials).await) });
+        }
+        let mut overloaded = std::collections::BTreeMap::<_, usize>::new();
+        while let Some(done) = calls.join_next().await {
+            match done.unwrap() {
+                (kind, Judgement::Overloaded) => *overloaded.entry(kind).or_default() += 1,
+                (_, Judgement::Rejected | Judgement::TimedOut) => {}
+                (kind, other) => panic!("{kind}: {other:?}"),
+            }
+        }
+        for kind in kinds {
+            assert!(overloaded.get(kind) > Some(&50), "{overloaded:?}");
+        }
+    });
+}
