@@ -297,6 +297,14 @@ mod tests {
             (usage.used(quota, at(199)), usage.used(quota, at(200))),
             (0, 5)
         );
+        // What was sent a whole stretch ago is not taken for what was sent since, whether that comes slice by slice or after a pause.
+        let mut usage = Usage::default();
+        usage.charge(quota, 5, at(10));
+        usage.charge(quota, 1, at(109));
+        usage.charge(quota, 1, at(110));
+        assert_eq!(usage.used(quota, at(110)), 2);
+        usage.charge(quota, 1, at(211));
+        assert_eq!(usage.used(quota, at(211)), 1);
         // Its place is that of a slice which is over: nothing of this one is given back for that.
         usage.charge(quota, 5, at(1100));
         usage.refund(quota, 5, at(1000), at(1100));

@@ -537,6 +537,7 @@ mod tests {
             ": y\r\n",
             "X\r\n",
             "X: a\0b\r\n",
+            "X: a\0\0b\r\n",
             "X: a\rb\r\n",
             "X(: y\r\n",
             "X\u{fc}: y\r\n",
@@ -733,6 +734,7 @@ mod tests {
             &[("content-length", "5"), ("content-length", "5")],
             Err(HeadFault::BadLength),
         );
+        check(Some("a"), &[("expect", "100-continue")], Ok(()));
         check(
             Some("a"),
             &[("expect", "100-continue"), ("expect", "100-continue")],
