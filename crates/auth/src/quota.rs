@@ -271,6 +271,14 @@ mod tests {
         usage.refund(quota, 50, SECOND, 2 * SECOND);
         assert_eq!(usage.used(quota, 2 * SECOND), 0);
         assert_eq!(usage.fits(quota, 50, 2 * SECOND), Ok(()));
+        // A part of a burst makes room for just that part.
+        usage.charge(quota, 50, 3 * SECOND);
+        usage.refund(quota, 20, 3 * SECOND, 3 * SECOND);
+        assert_eq!(usage.fits(quota, 20, 3 * SECOND), Ok(()));
+        assert_eq!(
+            usage.fits(quota, 21, 3 * SECOND),
+            Err(Excess::Wait(Duration::from_millis(600)))
+        );
         // Long after, there is nothing to take back, and nothing of others is taken.
         usage.charge(quota, 7, 100 * SECOND);
         usage.refund(quota, 50, SECOND, 101 * SECOND);
