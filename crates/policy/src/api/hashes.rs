@@ -96,10 +96,10 @@ impl HashFault {
     /// The error that a policy gets. That there is no time for it is told from a fault of the policy even where it comes back
     /// through Lua: the client is told to come back.
     pub(super) fn raised_by(self, function: &str) -> mlua::Error {
-        match self {
-            Self::Busy => mlua::Error::external(self),
-            fault => mlua::Error::runtime(format!("{function}: {fault}")),
+        if self == Self::Busy {
+            return mlua::Error::external(self);
         }
+        mlua::Error::runtime(format!("{function}: {self}"))
     }
 
     /// Whether the call could not be answered for want of time to hash.
