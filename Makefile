@@ -343,7 +343,7 @@ FUZZ_SECONDS ?= 60
 fuzz: export HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 fuzz: setup             ## whatever comes in, by libFuzzer: FUZZ_SECONDS (60) for each target, or for those in ONLY; fails on a finding
 	@$(call install_programs,c++=g++)
-	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --quiet --locked --profile fuzz --package gatepost-fuzz --target "$$HOST" --target-dir target/fuzz
+	@RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --quiet --locked --profile fuzz --package gatepost-fuzz --target "$$HOST" --target-dir target/fuzz
 	@echo "$$(date -u +%F), $$(uname -m), $$(nproc) cores, $$(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n 1)"
 	@for target in $(or $(ONLY),$(notdir $(wildcard crates/fuzz/corpus/*))); do \
 	  mkdir -p target/fuzz/corpus/$$target target/fuzz/findings target/fuzz/tmp; \

@@ -1,6 +1,6 @@
 //! All of gatepost behind its listeners: a connection that is no socket, real settings, a policy in Lua, and an upstream that writes down
 //! what it gets. The first byte of the input says from where the connection comes (its two lowest bits, see [`Entrance`]) and in pieces
-//! of which size (the next two); the rest is what the client sends. At `FF FF` it waits for an answer, unless it speaks HTTP/2.
+//! of which size (the next two); the rest is what the client sends. At `FF FF` it waits for an answer (until there was none), unless it speaks HTTP/2.
 //!
 //! No byte reaches the upstream without a permit, no client chooses its identity, and one request in is at most one request out: what the
 //! upstream got is held against what another reader ([`reference`]) finds in the client's bytes, and who that may be is found out anew.

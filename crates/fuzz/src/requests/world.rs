@@ -152,9 +152,11 @@ async fn talk(stream: DuplexStream, client: &Client<'_>) {
     };
     let write = async {
         // Where the other side has closed already, nothing can be sent any more.
+        let mut is_patient = true;
         for (index, part) in client.parts.iter().enumerate() {
-            if index > 0 {
-                let _ = timeout(PATIENCE, answered.notified()).await;
+            // Who gets no answer once waits for none any more: most of what is tried gets none.
+            if index > 0 && is_patient {
+                is_patient = timeout(PATIENCE, answered.notified()).await.is_ok();
             }
             for piece in part.chunks(client.step) {
                 let _ = writing.write_all(piece).await;
