@@ -176,7 +176,7 @@ mdbook:
 book: export PATH := $(PATH):$(CURDIR)/target/mdbook/bin
 book: mdbook            ## the documents as a book with search: target/book/html (mdbook is installed when missing)
 	@rm -rf target/book; mkdir -p target/book/source
-	@git ls-files --cached --others --exclude-standard '*.md' config deploy docs lua tests LICENSE | sort -u | \
+	@git ls-files --cached --others --exclude-standard '*.md' config crates deploy docs lua tests LICENSE | sort -u | \
 	  while read -r file; do if [ -e "$$file" ]; then cp --parents "$$file" target/book/source/; fi; done
 	@sed -E 's|\]\(\.\./|](|; t; s|\]\(|](docs/|' docs/SUMMARY.md > target/book/source/SUMMARY.md
 	@rm target/book/source/docs/SUMMARY.md
