@@ -209,3 +209,25 @@ fn a_policy_reads_its_environment() {
     };
     assert_eq!((status("from the environment"), status("x")), (200, 401));
 }
+
+/// Threads of the policy do not interrupt those of requests when they are woken (field 41 of proc_pid_stat(5), `SCHED_BATCH` of sched(7)).
+#[test]
+fn workers_wait_for_their_turn() {
+    const BATCH: &str = "3";
+    let gate = Setup::demo().with("policy.workers: 2").start();
+    let tasks = format!("/proc/{}/task", gate.pid());
+    let batch = || {
+        let tasks = std::fs::read_dir(&tasks).unwrap();
+        let read = |name: &str, task: &std::fs::DirEntry| {
+            std::fs::read_to_string(task.path().join(name)).unwrap_or_default()
+        };
+        let is_batch = |task: &std::fs::DirEntry| {
+            let stat = read("stat", task);
+            let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
+            fields.split_whitespace().nth(38) == Some(BATCH)
+        };
+        let tasks = tasks.filter_map(Result::ok).filter(is_batch);
+        tasks.map(|it| read("comm", &it)).collect::<Vec<_>>()
+    };
+    assert_eq!(batch(), ["policy\n", "policy\n"]);
+}
