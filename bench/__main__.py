@@ -217,6 +217,9 @@ def main():
         tables = report.document(results, lines, "###")
         page.write_text(report.put_between(page.read_text(), *MARKS, tables))
         print(f"\nin bench/results, docs/performance.md and docs/performance.svg, after {results['took_s']} s")
+    missing = [f"{name} ({scenario})" for scenario, of in results["scenarios"].items() for name in of["failed"]]
+    if missing:
+        sys.exit(f"not measured: {', '.join(missing)}")
 
 
 def write(results, folder, picture=None):

@@ -96,10 +96,22 @@ class Reports(unittest.TestCase):
         results = {"good": {"rounds": self.ROWS}}
         self.assertEqual(
             report.targets(results),
-            [["what", "measured", "target", ""], ["a good request against bare pingora-proxy", "2.00", "at most 1.00", "missed"]],
+            [
+                ["what", "measured", "built with a profile", "target", ""],
+                ["a good request against bare pingora-proxy", "2.00", "", "at most 1.00", "missed"],
+            ],
         )
         results = {"good": {"rounds": {"gatepost": [{"cpu_us": 7.0}], "apache": [{"cpu_us": 21.0}]}}, "bad": {"rounds": {}}}
-        self.assertEqual(report.targets(results)[1:], [["a good request against Apache", "0.33", "at most 0.35", "reached"]])
+        self.assertEqual(report.targets(results)[1:], [["a good request against Apache", "0.33", "", "at most 0.35", "reached"]])
+        rounds = {"gatepost": [{"cpu_us": 12.0}], "gatepost-pgo": [{"cpu_us": 9.0}], "apache": [{"cpu_us": 30.0}]}
+        bad = {"gatepost": [{"cpu_us": 6.0}], "gatepost-pgo": [{"cpu_us": 10.0}]}
+        self.assertEqual(
+            report.targets({"good": {"rounds": rounds}, "bad": {"rounds": bad}})[1:],
+            [
+                ["a good request against Apache", "0.40", "0.30", "at most 0.35", "reached with a profile"],
+                ["a 401 against a good request", "0.50", "1.11", "at most 1.00", "reached"],
+            ],
+        )
 
     def test_the_chart_is_xml_whatever_stands_in_it(self):
         text = chart.bars("a < b & c", '"note"', [("<x>", True, 1.0, 0.5, 2.0), ("y", False, 0.0, 0.0, 0.0)])

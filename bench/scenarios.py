@@ -36,11 +36,11 @@ PER_CPU_SECOND = Figure("mb_per_cpu_s", "MB per CPU s", 0, ratio=True, higher=Tr
 PEAK = Figure("peak_mib", "peak MiB")
 REQUESTS = (CPU, RATE, P50, P99, BUSY)
 
-OURS = ("gatepost", "gatepost-uncached", "gatepost-unix")
+OURS = ("gatepost", "gatepost-pgo", "gatepost-uncached", "gatepost-unix")
 PLAIN = ("bare-pingora", "nginx", "haproxy")
 ALL = (*OURS, "bare-pingora", "nginx", "nginx-auth-basic", "nginx-lua", "haproxy", "haproxy-userlist", "haproxy-lua", "caddy", "apache")
 ASKING = tuple(name for name in ALL if name not in PLAIN)
-SOME = ("gatepost", "gatepost-unix", "bare-pingora", "nginx", "nginx-lua", "haproxy", "haproxy-lua", "caddy", "apache")
+SOME = ("gatepost", "gatepost-pgo", "gatepost-unix", "bare-pingora", "nginx", "nginx-lua", "haproxy", "haproxy-lua", "caddy", "apache")
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ SCENARIOS = [
     Scenario(
         "trusted",
         "2 KB POST, trusted host without credentials (the plain proxies ask nobody)",
-        ("gatepost", "gatepost-unix", *PLAIN),
+        ("gatepost", "gatepost-pgo", "gatepost-unix", *PLAIN),
         requests,
         needs=frozenset({"trusted"}),
         bases=PLAIN,
@@ -262,7 +262,7 @@ SCENARIOS = [
     Scenario(
         "latency",
         "2 KB POST at half of the rate that gatepost can do: latency, and what it adds to the direct way",
-        ("gatepost", "bare-pingora", "nginx-lua", "haproxy-lua"),
+        ("gatepost", "gatepost-pgo", "bare-pingora", "nginx-lua", "haproxy-lua"),
         latency,
         tuple(
             Figure(f"{way}_{what}_ms", f"{way} {what} ms", 2)

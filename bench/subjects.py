@@ -11,6 +11,9 @@ import re
 import subprocess
 from dataclasses import dataclass, field
 
+# What is measured, from the root of the repository: as cargo builds it, and with a profile (`make binary PGO=1`). deploy/pgo.sh names another one.
+GATEPOST = os.environ.get("GATEPOST", "target/release/gatepost")
+GATEPOST_PGO = "target/pgo/gatepost"
 USERS = 1000
 PATH = "/api/inject/v1"
 ANSWER = '{"success_count":1,"fail_count":0,"failed_recipients":[],"errors":[]}'
@@ -401,11 +404,12 @@ ProxyPass / http://127.0.0.1:{site.upstream_port}/ enablereuse=on max={UPSTREAM_
 
 
 SUBJECTS = [
-    Subject("gatepost", "gatepost", "target/release/gatepost", gatepost, version=("--version",)),
-    Subject("gatepost-uncached", "gatepost, no decision cache", "target/release/gatepost", lambda site: gatepost(site, cache="0s")),
-    Subject("gatepost-unix", "gatepost, Unix socket upstream", "target/release/gatepost", lambda site: gatepost(site, upstream="unix")),
-    Subject("gatepost-message", "gatepost, message policy", "target/release/gatepost", lambda site: gatepost(site, message=True)),
-    Subject("gatepost-throttled", "gatepost, throttle on", "target/release/gatepost", lambda site: gatepost(site, throttle="{ per_address: 100/min }")),
+    Subject("gatepost", "gatepost", GATEPOST, gatepost, version=("--version",)),
+    Subject("gatepost-pgo", "gatepost, built with a profile", GATEPOST_PGO, gatepost),
+    Subject("gatepost-uncached", "gatepost, no decision cache", GATEPOST, lambda site: gatepost(site, cache="0s")),
+    Subject("gatepost-unix", "gatepost, Unix socket upstream", GATEPOST, lambda site: gatepost(site, upstream="unix")),
+    Subject("gatepost-message", "gatepost, message policy", GATEPOST, lambda site: gatepost(site, message=True)),
+    Subject("gatepost-throttled", "gatepost, throttle on", GATEPOST, lambda site: gatepost(site, throttle="{ per_address: 100/min, longest_pause: 0s }")),
     Subject("bare-pingora", "bare pingora-proxy", "target/release/examples/bare_pingora", bare_pingora, asks=False),
     Subject("nginx", "nginx plain", "nginx", nginx, asks=False, version=("-v",)),
     Subject("nginx-auth-basic", "nginx auth_basic", "nginx", nginx_auth_basic),

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Lays what is given out into target/dist: the binary without its symbols, those beside it, a bill of materials (CycloneDX), how it was built, and
-# the SHA-256 sums of all of them.
+# the SHA-256 sums of all of them. With PGO, the profile that it was built with, too.
 #
-# BINARY names a binary that is there already; without it the release profile is built. CARGO_TARGET_DIR is where target is.
+# BINARY names a binary that is there already; without it the release profile is built. PGO is what it is in the Makefile. CARGO_TARGET_DIR is where
+# target is.
 set -eu
 umask 022
 cd "$(dirname "$0")/.."
@@ -16,19 +17,30 @@ revision=${GATEPOST_REVISION:-$(git rev-parse --short=12 HEAD 2>/dev/null || ech
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export SOURCE_DATE_EPOCH
 
-if [ -z "${BINARY:-}" ]; then
-  make --no-print-directory binary
-  BINARY=$target/release/gatepost
-  built="make binary"
-else
-  built="from a binary that was there"
-fi
-
 machine=$(uname -m)
 name=gatepost-$version-$machine-linux
+again="make release"
+if [ -n "${PGO:-}" ]; then
+  again="make release PGO=$name.profdata"
+fi
+
+if [ -z "${BINARY:-}" ]; then
+  make --no-print-directory binary PGO="${PGO:-}"
+  BINARY=$target/release/gatepost
+  built="make binary${PGO:+ PGO=$name.profdata}"
+  # Where `make binary` leaves it; the one that PGO names may be in the folder that goes.
+  profile=${PGO:+$target/pgo/gatepost.profdata}
+else
+  built="from a binary that was there"
+  profile=${PGO:-}
+fi
+
 dist=$target/dist
 rm -rf "$dist"
 mkdir -p "$dist"
+if [ -n "$profile" ]; then
+  install -m 644 "$profile" "$dist/$name.profdata"
+fi
 
 objcopy --only-keep-debug --compress-debug-sections=zlib "$BINARY" "$dist/$name.debug"
 strip -o "$dist/$name" "$BINARY"
@@ -50,7 +62,7 @@ $(rustc --version), $(cc --version | head -n 1)
 $(getconf GNU_LIBC_VERSION)
 SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH
 
-To build it again: the same revision, the same versions of rustc, cc and cmake, then \`make release\`; in whichever folder. Then
+To build it again: the same revision, the same versions of rustc, cc and cmake, then \`$again\`; in whichever folder. Then
 \`sha256sum --check SHA256SUMS\` says whether it is the same.
 BUILD
 

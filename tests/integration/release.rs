@@ -12,10 +12,14 @@ use crate::harness::BINARY;
 
 const TOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
+/// With what another build learned, as a file of any bytes: which binary it is for is up to whoever names both.
 fn release(target: &Path) {
+    let profile = target.join("profile");
+    fs::write(&profile, "counts").unwrap();
     let made = Command::new("deploy/release.sh")
         .current_dir(TOP)
         .env("BINARY", BINARY)
+        .env("PGO", &profile)
         .env("CARGO_TARGET_DIR", target)
         .output()
         .unwrap();
@@ -39,7 +43,7 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Made twice it is the same; the sums are those of the files, the binary runs and is small, and the bill of materials has every crate that
+/// Made twice it is the same; the sums are those of the files, the profile that it was built with is there, the binary runs and is small, and the bill of materials has every crate that
 /// the lock file brings into the binary, and no place of this machine.
 #[test]
 fn a_release_is_whole_and_the_same_each_time() {
@@ -67,6 +71,7 @@ fn a_release_is_whole_and_the_same_each_time() {
         suffix(".build.txt"),
         suffix(".cdx.json"),
         suffix(".debug"),
+        suffix(".profdata"),
     ];
     let wanted: BTreeSet<_> = all
         .iter()
@@ -74,6 +79,10 @@ fn a_release_is_whole_and_the_same_each_time() {
         .chain(["SHA256SUMS"])
         .collect();
     assert_eq!(named, wanted);
+    assert_eq!(fs::read(dist.join(suffix(".profdata"))).unwrap(), b"counts");
+    let how = fs::read_to_string(dist.join(suffix(".build.txt"))).unwrap();
+    let again = format!("`make release PGO={name}.profdata`");
+    assert!(how.contains(&again), "{how}");
     let sums = fs::read_to_string(dist.join("SHA256SUMS")).unwrap();
     assert_eq!(sums.lines().count(), all.len(), "{sums}");
     let version = Command::new(dist.join(&name))
