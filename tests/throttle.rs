@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Gatepost, STRANGER, Setup, TRUSTED, basic, inject};
+use crate::harness::{Connection, Gatepost, STRANGER, Setup, TRUSTED, basic, inject};
+use crate::http2_client::{END_HEADERS, END_STREAM, HEADERS, Http2, frame, literal};
 
+const PROXY: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 8);
 const OTHER: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 5);
 
 fn start(throttle: &str) -> Gatepost {
@@ -131,4 +133,91 @@ fn failures_outlive_a_reload() {
     gate.signal("HUP");
     gate.wait_log(|line| line["message"] == "configuration and policy are reloaded");
     assert_eq!(status(&gate, STRANGER, "scott", "x"), 429);
+}
+
+fn ask(connection: &mut Connection, headers: &str) -> u16 {
+    connection.write(inject(headers));
+    connection.reply().unwrap().status
+}
+
+/// The attack: a client that guesses as fast as it is answered takes the core from everybody. Each guess is answered at once, and the next is
+/// read later each time; other connections do not wait, and who knows the password is not slow for one slip.
+#[test]
+fn a_connection_that_guesses_is_read_later_each_time() {
+    let gate = start("{ per_address: off, per_address_and_user: off, longest_pause: 400ms }");
+    let mut guesser = gate.connect(STRANGER);
+    let begin = Instant::now();
+    for _ in 0..7 {
+        assert_eq!(ask(&mut guesser, &basic("scott", "wrong")), 401);
+    }
+    // Before the third guess and those after it.
+    let pauses = [50, 100, 200, 400, 400].iter().sum();
+    assert!(begin.elapsed() >= Duration::from_millis(pauses));
+    assert_eq!(
+        ask(&mut gate.connect(STRANGER), &basic("scott", "tiger")),
+        200
+    );
+    // While this one still waits.
+    assert_eq!(ask(&mut guesser, &basic("scott", "tiger")), 200);
+}
+
+/// Without a pause; with one in a row after the other it would be minutes.
+#[test]
+fn clients_of_a_proxy_do_not_wait_for_each_other() {
+    let quickly = |throttle: &str, from, headers: &dyn Fn(usize) -> (String, u16)| {
+        let rates = "per_address: off, per_address_and_user: off";
+        let gate = start(&format!("{{ {rates}, longest_pause: 1min, {throttle} }}"));
+        let mut connection = gate.connect(from);
+        let begin = Instant::now();
+        for turn in 0..14 {
+            let (headers, status) = headers(turn);
+            assert_eq!(ask(&mut connection, &headers), status);
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20));
+    };
+    let wrong = |_| (basic("scott", "wrong"), 401);
+    let through = |turn| {
+        let (wrong, status) = wrong(turn);
+        (format!("X-Forwarded-For: 203.0.113.7\r\n{wrong}"), status)
+    };
+    quickly("exempt: []", PROXY, &through);
+    quickly("exempt: [127.0.0.2]", STRANGER, &wrong);
+    // As a client does that sends its credentials when it is asked for them.
+    quickly("exempt: []", STRANGER, &|turn| match turn % 2 {
+        0 => (String::new(), 401),
+        _ => (basic("scott", "tiger"), 200),
+    });
+}
+
+/// The same attack by streams of HTTP/2, which are refused many at a time.
+#[test]
+fn a_connection_of_http2_that_guesses_is_read_later_each_time() {
+    let gate = start("{ per_address: off, per_address_and_user: off, longest_pause: 100ms }");
+    let mut client = Http2::open(&gate, STRANGER);
+    let begin = Instant::now();
+    for turn in 0..3 {
+        for nth in 0..6 {
+            let stream = (turn * 6 + nth) * 2 + 1;
+            client.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, &guess()));
+        }
+        for _ in 0..6 {
+            let answer = client.find(|it| it.kind == HEADERS).unwrap();
+            assert_eq!(answer.status(), Some(401));
+        }
+    }
+    // Of the first six: nothing, 50 and four times 100, of which there are five at most; of the next: as much as there may be.
+    assert!(begin.elapsed() >= Duration::from_millis(450 + 500));
+}
+
+fn guess() -> Vec<u8> {
+    let authorization = basic("scott", "wrong");
+    let (_, value) = authorization.trim().split_once(": ").unwrap();
+    [
+        literal(":method", "POST"),
+        literal(":scheme", "http"),
+        literal(":path", "/api/inject/v1"),
+        literal(":authority", "gate"),
+        literal("authorization", value),
+    ]
+    .concat()
 }

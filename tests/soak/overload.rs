@@ -1,13 +1,12 @@
 //! Ten times as many ask as one core can serve: those that are let in are served soon, the others are told at once to come back.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::ON_ITS_CORE;
 use crate::crowd::{Crowd, Got};
 use crate::flood::good;
-use crate::harness::{Gatepost, STRANGER, Setup, TRUSTED, basic, post};
+use crate::harness::{Gatepost, STRANGER, Setup, TRUSTED, basic, post, wait_for};
 use crate::line::{Line, Times};
 use crate::mix::ROUTES;
 use crate::upstream::Upstream;
@@ -113,14 +112,7 @@ fn ten_times_as_many_requests() {
     crowd.clients *= 10;
     let cpu = gate.cpu_time();
     let mut crowded = Times::default();
-    let over = AtomicBool::new(false);
-    let during = thread::scope(|scope| {
-        let more = scope.spawn(|| turned_away_at_the_door(&gate, &over));
-        let during = crowd.ask_for(TIME, || {});
-        over.store(true, Ordering::SeqCst);
-        crowded = more.join().unwrap();
-        during
-    });
+    let during = crowd.ask_for(TIME, || crowded = turned_away_at_the_door(&gate, TIME));
     let recovered = recovery(&gate, request, &before.served);
     report("ten times as many", &during, &gate, cpu);
     println!(
@@ -139,27 +131,23 @@ fn ten_times_as_many_requests() {
     assert!(grown < MEMORY, "{grown} bytes more");
 }
 
-/// One connection after the other, while there are as many as there may be. Gives how long those that were one too many waited for their
+/// One connection after the other, once there are as many as there may be. Gives how long those that were one too many waited for their
 /// answer.
-fn turned_away_at_the_door(gate: &Gatepost, over: &AtomicBool) -> Times {
+fn turned_away_at_the_door(gate: &Gatepost, time: Duration) -> Times {
+    let begin = Instant::now();
+    wait_for("all clients", || {
+        gate.metric("gatepost_connections") >= f64::from(10 * AT_ONCE)
+    });
+    // The last that there is room for.
+    let mut _last = Line::open(gate.address, STRANGER);
     let mut times = Times::default();
-    // Two, so that one of them is too many.
-    let mut inside = None;
-    while !over.load(Ordering::SeqCst) {
-        let begin = Instant::now();
-        let mut line = Line::open(gate.address, STRANGER);
-        if inside.is_none() {
-            inside = Some(line);
-        } else {
-            match line.answer() {
-                Ok(answer) => {
-                    assert!(answer.status == 503 && answer.says_when_to_retry);
-                    times.note(begin.elapsed());
-                }
-                // While the others come.
-                Err(_) => inside = None,
-            }
-        }
+    while begin.elapsed() < time {
+        let asked = Instant::now();
+        let answer = Line::open(gate.address, STRANGER).answer();
+        // Whoever sends something meanwhile can lose the answer; this one says nothing.
+        let answer = answer.expect("one that is too many is told so");
+        assert!(answer.status == 503 && answer.says_when_to_retry);
+        times.note(asked.elapsed());
         thread::sleep(Duration::from_millis(20));
     }
     times

@@ -130,6 +130,15 @@ pub struct OverQuota {
 }
 
 impl Refusal {
+    /// Whether it is for credentials that were missing, wrong or unreadable, came too often, or at a time when too many waited.
+    #[must_use]
+    pub fn is_about_credentials(&self) -> bool {
+        matches!(
+            self,
+            Self::Unauthorized | Self::Credentials(_) | Self::Throttled(_) | Self::PolicyOverloaded
+        )
+    }
+
     /// Every word that [`Refusal::reason`] gives, so that whoever counts them can begin at 0.
     pub const REASONS: &'static [&'static str] = &[
         "bad_request",
@@ -502,6 +511,22 @@ mod tests {
         let end = begin + source[begin..].find("\n    }\n").unwrap();
         let said: Vec<_> = source[begin..end].split('"').skip(1).step_by(2).collect();
         assert_eq!(said, Refusal::REASONS);
+    }
+
+    /// Whoever waits for these must not be somebody who knows the password and sent too much.
+    #[test]
+    fn what_a_guesser_gets_is_about_credentials() {
+        for refusal in [
+            Refusal::Unauthorized,
+            Refusal::Credentials(CredentialFault::Empty),
+            Refusal::Throttled(Duration::ZERO),
+            Refusal::PolicyOverloaded,
+        ] {
+            assert!(refusal.is_about_credentials(), "{refusal:?}");
+        }
+        for refusal in [Refusal::Forbidden, over(None), Refusal::UpstreamBusy] {
+            assert!(!refusal.is_about_credentials(), "{refusal:?}");
+        }
     }
 
     fn over(wait: Option<Duration>) -> Refusal {

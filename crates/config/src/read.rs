@@ -294,6 +294,15 @@ fn throttle(root: &mut Section<'_>, folder: &Path, files: &mut Vec<PathBuf>) -> 
             .list("exempt", "[10.0.0.0/8]", kind::network())
             .into_iter()
             .collect(),
+        longest_pause: section.or(
+            "longest_pause",
+            if is_off {
+                Duration::ZERO
+            } else {
+                Duration::from_secs(1)
+            },
+            kind::duration(Duration::ZERO..=MINUTE),
+        ),
         entries: section.or("entries", 262_144, kind::integer(1024..=16_777_216_usize)),
         redis: secret::redis(&mut section, "redis", folder, files),
     };

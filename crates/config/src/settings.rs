@@ -289,6 +289,8 @@ pub struct Throttle {
     pub per_address_and_user: Option<Rate>,
     /// From where they may come as often as they like.
     pub exempt: Networks,
+    /// The most that each refusal adds to what its connection waits before its next request is read.
+    pub longest_pause: Duration,
     /// How many addresses and users are remembered.
     pub entries: usize,
     /// Where replicas tell each other, as a URL.

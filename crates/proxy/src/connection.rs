@@ -182,7 +182,7 @@ impl Connections {
     async fn serve_secure(
         &self,
         mut stream: Box<TlsStream<TcpOrUnix>>,
-        way: &Way,
+        way: &Arc<Way>,
         shutdown: ShutdownWatch,
     ) {
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
@@ -196,10 +196,10 @@ impl Connections {
             .await;
     }
 
-    async fn serve_http2(&self, stream: Stream, way: &Way, mut shutdown: ShutdownWatch) {
+    async fn serve_http2(&self, stream: Stream, way: &Arc<Way>, mut shutdown: ShutdownWatch) {
         let _http2 = Counted::new(&self.metrics.connections.http2);
         let http = self.snapshot.load().http;
-        let (tap, verdict) = Watch::new(http.head_timeout, http.body_timeout);
+        let (tap, verdict) = Watch::new(way.clone(), http.head_timeout, http.body_timeout);
         let stream = Tapped::new(stream, tap);
         // A stop of the whole, or an end of this one: the client is told by GOAWAY in either case.
         let ending = way.ending();
@@ -279,6 +279,7 @@ impl Connections {
                 return;
             };
             stream = same;
+            patience.wait(way.pause.left()).await;
             incoming = self.head(&mut *stream, Turn::Later, &mut patience).await;
         }
     }

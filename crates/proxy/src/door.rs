@@ -254,11 +254,15 @@ impl ProxyHttp for Door {
         });
         match leased {
             Ok((permit, lease)) => {
+                way(session).iter().for_each(|it| it.pause.passed());
                 passage.permit = Some(permit);
                 passage.first = Some(lease);
                 Ok(false)
             }
             Err(refusal) => {
+                way(session)
+                    .iter()
+                    .for_each(|it| it.refused(&refusal, &passage.snapshot));
                 self.part_from_client(session);
                 if matches!(refusal, Refusal::Body | Refusal::BodyTimedOut) {
                     // Where the body ends is in doubt, whatever the library believes: what follows must not become a request.

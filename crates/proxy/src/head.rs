@@ -84,6 +84,14 @@ impl Patience {
             silent: Box::pin(silent_after(shutdown)),
         }
     }
+
+    /// Lets this time pass.
+    pub(crate) async fn wait(&mut self, time: Option<Duration>) {
+        if let Some(time) = time {
+            self.alarm.as_mut().reset(Instant::now() + time);
+            self.alarm.as_mut().await;
+        }
+    }
 }
 
 /// Reads up to the end of the next head.

@@ -17,10 +17,12 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Sleep, sleep_until};
 
 use crate::tapped::Tap;
+use crate::way::Way;
 
 /// Counts the frames of a connection.
 #[derive(Debug)]
 pub(crate) struct Watch {
+    way: Arc<Way>,
     since: Instant,
     incoming: FrameScanner,
     outgoing: FrameScanner,
@@ -63,9 +65,14 @@ const LAST_WORDS: &[u8] = b"\0\0\0\x01\0\0\0\0\x01\
 
 impl Watch {
     /// The library waits for the preface as long as its client likes; so it has the time for a head.
-    pub(crate) fn new(head_timeout: Duration, patience: Duration) -> (Self, Verdict) {
+    pub(crate) fn new(
+        way: Arc<Way>,
+        head_timeout: Duration,
+        patience: Duration,
+    ) -> (Self, Verdict) {
         let verdict = Verdict::default();
         let watch = Self {
+            way,
             since: Instant::now(),
             incoming: FrameScanner::of_client(),
             outgoing: FrameScanner::of_server(),
@@ -194,6 +201,10 @@ impl Tap for Watch {
                 return self.poll_end(by, cx);
             }
             return reading;
+        }
+        while let Some(pause) = self.way.pause.left() {
+            let by = self.since.elapsed() + pause;
+            ready!(self.poll_alarm(by, cx));
         }
         let before = buf.filled().len();
         let reading = Pin::new(stream).poll_read(cx, buf);

@@ -39,6 +39,7 @@ mod metrics;
 mod names;
 mod opening;
 mod passage;
+mod pause;
 mod pem;
 mod quota;
 mod record;

@@ -171,6 +171,7 @@ mod tests {
             exempt: [parse_network("10.0.0.0/8").unwrap()]
                 .into_iter()
                 .collect::<Networks>(),
+            longest_pause: Duration::from_secs(1),
             entries: 4096,
             redis: None,
         }

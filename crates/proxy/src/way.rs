@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use gatepost_auth::Refusal;
-use gatepost_auth::address::Arrival;
+use gatepost_auth::address::{Arrival, Told};
 use pingora_core::protocols::l4::stream::Stream as TcpOrUnix;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::TlsStream;
@@ -15,6 +15,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use crate::corked::HeldBack;
+use crate::pause::Pause;
 use crate::pem;
 use crate::snapshot::Snapshot;
 use crate::tls::{NoName, Presented, ServerTls};
@@ -31,6 +32,8 @@ pub(crate) struct Way {
     end: OnceLock<watch::Sender<bool>>,
     /// For HTTP/1.
     pub(crate) held_back: HeldBack,
+    /// Before its next request is read.
+    pub(crate) pause: Pause,
 }
 
 #[derive(Debug)]
@@ -56,7 +59,22 @@ impl Way {
             handshake: OnceLock::new(),
             end: OnceLock::new(),
             held_back: HeldBack::default(),
+            pause: Pause::default(),
         })
+    }
+
+    /// What was refused concerns its credentials, or it does not. Where the connection is a proxy's, who sends the next request is somebody else,
+    /// who must not wait for it.
+    pub(crate) fn refused(&self, refusal: &Refusal, snapshot: &Snapshot) {
+        if !refusal.is_about_credentials() {
+            return self.pause.passed();
+        }
+        let client = self.arrival.client();
+        let is_proxy =
+            self.arrival.told == Told::NoSource || snapshot.gate.trusted_proxies.contains(client);
+        if !is_proxy && !snapshot.throttle.exempt.contains(client) {
+            self.pause.refused(snapshot.throttle.longest_pause);
+        }
     }
 
     /// Notes what the handshake brought, made with the TLS of this snapshot.

@@ -264,6 +264,7 @@ impl Rows {
             rate(throttle.per_address_and_user),
         );
         self.add("throttle.exempt", networks(&throttle.exempt));
+        self.time("throttle.longest_pause", throttle.longest_pause);
         self.add("throttle.entries", throttle.entries);
         self.add("throttle.redis", hidden(throttle.redis.as_ref()));
     }
