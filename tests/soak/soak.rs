@@ -34,7 +34,8 @@ fn start(upstream: &Upstream, authority: &Authority, ledger: &Ledger) -> Gatepos
         .with("reload: { watch: 200ms }")
         .with("message_rules: [{ for: [anyone], max_recipients: 10 }]")
         // Full within the first minute, so that it does not grow after that.
-        .with("throttle: { entries: 10000 }")
+        // With pauses as they are by default, who guesses would be no load.
+        .with("throttle: { entries: 10000, longest_pause: 1ms }")
         .with("upstream.idle_timeout: 2s\nupstream.response_timeout: 10s")
         .with("listeners.- listen: 127.0.0.1:0")
         .with("listeners.  tls_certificate: server.pem")

@@ -9,6 +9,7 @@ mod digest;
 mod encode;
 mod fs;
 mod gatepost;
+mod hash_turns;
 pub(crate) mod hashes;
 mod htpasswd;
 pub(crate) mod http;

@@ -1,21 +1,23 @@
 //! Password hashes: the slow part of a handler that keeps hashes, done beside the worker.
 //!
-//! Hashing is meant to cost time and memory, so it runs on blocking threads, as many at once as there
-//! are cores, and never on the worker's own, whose other calls would wait. Whoever needs no hash goes first: those threads
-//! leave the processor to others, and what would wait too long is refused at once.
+//! Hashing is meant to cost time and memory, so it runs on threads of its own, as many at once as there
+//! are cores, and never on the worker's, whose other calls would wait. Whoever needs no hash goes first (`hash_turns.rs`), and what would wait too
+//! long is refused at once.
+//!
+//! Each hash has a new thread, which costs a hundredth of it: a thread that has once said that it needs no turn cannot take that back.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::setpriority_process;
-use rustix::thread::gettid;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::timeout;
 
 use crate::counters::Gauge;
 
+use super::hash_turns::{Turn, Turns, cost};
 use super::hashes::{HashAlgorithm, HashFault, hash_password, verify};
 
 /// What the password of a user is compared with who does not exist. Nothing depends on whether a password belongs to it,
@@ -31,13 +33,20 @@ pub(crate) struct HashPool {
     waiting: Gauge,
     /// What a hash took of late, in nanoseconds.
     took: Arc<AtomicU64>,
+    turns: Arc<Turns>,
     /// The longest that one may be expected to wait.
     patience: Duration,
 }
 
-/// How much the threads that hash leave to others: a guesser's work must not make those wait who are known. At this value
-/// a thread has a third of the share of one that it competes with, and all of what nobody wants.
-const NICE: i32 = 5;
+/// One of the places for hashes at work, until it is left.
+#[derive(Clone)]
+struct Place(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl Place {
+    fn leave(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
 
 impl Default for HashPool {
     fn default() -> Self {
@@ -54,6 +63,7 @@ impl HashPool {
             cores,
             waiting: Gauge::default(),
             took: Arc::default(),
+            turns: Arc::default(),
             patience,
         }
     }
@@ -121,19 +131,47 @@ impl HashPool {
             .await
             .map_err(|_| HashFault::Ended)?;
         drop(waiting);
+        let place = Place(Arc::new(Mutex::new(Some(place))));
+        let (turn, slow) = self.turns.next(Instant::now());
+        let mut told = self.begin(work, turn, slow, place.clone())?;
+        let done = match timeout(slow, &mut told).await {
+            Ok(done) => done,
+            Err(_) => {
+                if turn == Turn::Idle {
+                    // It goes on as it can. Nobody else waits for it.
+                    self.turns.starves(Instant::now());
+                    place.leave();
+                }
+                told.await
+            }
+        };
+        done.map_err(|_| HashFault::Ended)?
+    }
+
+    fn begin<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, HashFault> + Send + 'static,
+        turn: Turn,
+        slow: Duration,
+        place: Place,
+    ) -> Result<oneshot::Receiver<Result<T, HashFault>>, HashFault> {
+        let (tell, told) = oneshot::channel();
         let pool = self.clone();
-        tokio::task::spawn_blocking(move || {
-            // Without it everything works, only less smoothly.
-            let _ = setpriority_process(Some(gettid()), NICE);
+        let hashing = move || {
+            turn.take();
             let began = Instant::now();
             let done = work();
-            pool.note(began.elapsed());
+            let took = began.elapsed();
+            pool.note(took);
+            pool.turns.done(turn, took < slow, cost());
             // Held until the work is done, also where the call that asked for it is gone by then.
-            drop(place);
-            done
-        })
-        .await
-        .map_err(|_| HashFault::Ended)?
+            place.leave();
+            // Whoever asked may be gone.
+            let _ = tell.send(done);
+        };
+        let thread = thread::Builder::new().name("hash".to_owned());
+        thread.spawn(hashing).map_err(|_| HashFault::Busy)?;
+        Ok(told)
     }
 }
 
@@ -191,5 +229,44 @@ mod tests {
         drop(all);
         assert_eq!(pool.waiting(), 0);
         assert_eq!(hash().await, Ok(()));
+    }
+    /// The need: others take every core, so that a hash without a turn hardly runs. Who comes next does not wait for it.
+    #[tokio::test]
+    async fn a_hash_that_does_not_get_on_holds_up_nobody() {
+        let pool = HashPool::new(Duration::from_secs(60));
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let wait = Arc::new(Mutex::new(wait));
+        let stuck = || {
+            let (pool, wait) = (pool.clone(), wait.clone());
+            tokio::spawn(async move {
+                pool.run(move || {
+                    let _ = wait.lock().unwrap().recv();
+                    Ok(())
+                })
+                .await
+            })
+        };
+        let stuck: Vec<_> = (0..pool.cores).map(|_| stuck()).collect();
+        // All places are theirs.
+        while pool.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pool.run(|| Ok(1)).await, Ok(1));
+        assert_eq!(pool.turns.next(Instant::now()).0, Turn::Share);
+        drop(go_on);
+        for it in stuck {
+            assert_eq!(it.await.unwrap(), Ok(()));
+        }
+        assert_eq!(pool.places.available_permits(), pool.cores);
+    }
+
+    #[tokio::test]
+    async fn a_hash_that_panics_leaves_its_place() {
+        let pool = HashPool::default();
+        for _ in 0..pool.cores * 2 {
+            let done = pool.run(|| -> Result<(), HashFault> { panic!("on purpose") });
+            assert_eq!(done.await, Err(HashFault::Ended));
+        }
+        assert_eq!(pool.run(|| Ok(())).await, Ok(()));
     }
 }
