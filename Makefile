@@ -324,7 +324,10 @@ ONLY ?=
 bench: export PATH := $(PATH):/usr/sbin
 bench: setup            ## CPU per request beside nginx, HAProxy, Caddy, Apache and bare pingora (installed when missing); ROUNDS, SECONDS, ONLY
 	@$(call install_programs,$(BENCH_PROGRAMS))
-	@if [ -z "$(ONLY)" ]; then $(MAKE) --no-print-directory binary PGO=1; fi
+	@if [ -z "$(ONLY)" ]; then \
+	  profile=$(TARGET)/pgo/gatepost.profdata; \
+	  $(MAKE) --no-print-directory binary PGO="$$(if [ -e $$profile ]; then echo $$profile; else echo 1; fi)"; \
+	fi
 	cargo build --locked --release --package gatepost
 	cargo build --locked --release --package gatepost-proxy --example bare_pingora
 	@python3 -B bench --rounds "$(ROUNDS)" --seconds "$(SECONDS)" --only "$(ONLY)"
