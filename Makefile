@@ -277,9 +277,9 @@ ifeq ($(PGO),1)
 else
 	@cmp -s "$(PGO)" $(TARGET)/pgo/gatepost.profdata || cp "$(PGO)" $(TARGET)/pgo/gatepost.profdata
 endif
-# cargo does not look into the profile, so another one has to have another name.
+# cargo does not look into the profile, so another one has to have another name, and the same must not look newer.
 	@profile=$$(realpath $(TARGET))/pgo/$$(sha256sum < $(TARGET)/pgo/gatepost.profdata | cut -c 1-16).profdata; \
-	cp $(TARGET)/pgo/gatepost.profdata "$$profile"; \
+	[ -e "$$profile" ] || cp $(TARGET)/pgo/gatepost.profdata "$$profile"; \
 	set -x; RUSTFLAGS="$$RUSTFLAGS -Cprofile-use=$$profile" cargo build --locked --release --package gatepost --target $(TRIPLE)
 # The one in release/ may be cargo's own under a second name.
 	@mkdir -p $(TARGET)/release; rm -f $(TARGET)/release/gatepost
