@@ -250,7 +250,7 @@ mutants: setup mutants-tool ## does a test of crates/auth notice each small chan
 # Paths of this machine stay out of it, so that it is the same in whichever folder it is built.
 PREFIXES = $(CURDIR)=/gatepost $(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
 
-# PGO=1 builds it twice and, in between, learns from load what it does most (profile-guided optimization): a good ten minutes more for a sixth less
+# PGO=1 builds it twice and, in between, learns from load what it does most (profile-guided optimization): a good ten minutes more for a fifth less
 # CPU (docs/performance.md). PGO=FILE builds with what another build learned, which gives the same bytes again.
 PGO ?=
 TARGET = $(or $(CARGO_TARGET_DIR),target)

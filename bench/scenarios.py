@@ -13,6 +13,8 @@ from subjects import PATH, SUBJECTS, Site, basic
 
 NANOSECONDS = 1e9
 MIB = 1 << 20
+# Why a subject was not measured whose program is missing.
+ABSENT = "is not there"
 IDLE_CONNECTIONS = 10_000
 # Descriptors that a process needs beside those connections.
 BESIDE = 300
@@ -317,7 +319,7 @@ def run(bench, scenario, names):
     try:
         for subject in wanted:
             if not subject.executable(bench.root):
-                failed[subject.name] = f"{subject.program} is not there"
+                failed[subject.name] = f"{subject.program} {ABSENT}"
                 continue
             try:
                 site = place(bench, subject, scenario)

@@ -20,8 +20,10 @@ export SOURCE_DATE_EPOCH
 machine=$(uname -m)
 name=gatepost-$version-$machine-linux
 again="make release"
+where="in whichever folder"
 if [ -n "${PGO:-}" ]; then
   again="make release PGO=$name.profdata"
+  where="in a folder of the same name"
 fi
 
 if [ -z "${BINARY:-}" ]; then
@@ -36,11 +38,13 @@ else
 fi
 
 dist=$target/dist
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# It may be one of those that go.
+if [ -n "$profile" ]; then cp "$profile" "$work/profile"; fi
 rm -rf "$dist"
 mkdir -p "$dist"
-if [ -n "$profile" ]; then
-  install -m 644 "$profile" "$dist/$name.profdata"
-fi
+if [ -n "$profile" ]; then install -m 644 "$work/profile" "$dist/$name.profdata"; fi
 
 objcopy --only-keep-debug --compress-debug-sections=zlib "$BINARY" "$dist/$name.debug"
 strip -o "$dist/$name" "$BINARY"
@@ -48,8 +52,8 @@ strip -o "$dist/$name" "$BINARY"
 chmod 644 "$dist/$name.debug"
 
 # The tool writes beside the manifest of every package of the workspace: of a copy, so that the checkout stays clean. Its path is taken out.
-bom=$(mktemp -d)
-trap 'rm -rf "$bom"' EXIT
+bom=$work/bom
+mkdir "$bom"
 cp -R Cargo.toml Cargo.lock crates tests "$bom"
 cargo cyclonedx --quiet --manifest-path "$bom/crates/gatepost/Cargo.toml" --format json --spec-version 1.5 \
   --override-filename sbom >&2
@@ -62,7 +66,7 @@ $(rustc --version), $(cc --version | head -n 1)
 $(getconf GNU_LIBC_VERSION)
 SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH
 
-To build it again: the same revision, the same versions of rustc, cc and cmake, then \`$again\`; in whichever folder. Then
+To build it again: the same revision, the same versions of rustc, cc and cmake, then \`$again\`; $where. Then
 \`sha256sum --check SHA256SUMS\` says whether it is the same.
 BUILD
 
