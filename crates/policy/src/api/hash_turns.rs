@@ -4,8 +4,8 @@
 //! needs it for microseconds: in a flood of guesses every request of everybody waits for that. A thread that is `SCHED_IDLE` (sched(7)) has no turn
 //! to finish, so whoever else wakes up goes first, at once.
 //!
-//! But where others never rest, as an MTA that takes every core, such a thread hardly runs at all, and nobody could log in. So a hash
-//! that does not get on is no reason for others to wait, and those have their share for a while, at nice 5.
+//! But where others never rest, as an MTA that takes every core, such a thread hardly runs at all, and nobody could log in. So a hash that
+//! does not get on is begun once more with a share of the processor, at nice 5, and those that come after it have one from the beginning, for a while.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,7 +47,7 @@ struct State {
     share_until: Option<Instant>,
     /// For how long, the next time.
     next: Duration,
-    /// What a hash costs of late.
+    /// What a dear hash costs of late.
     cost: Duration,
 }
 
@@ -62,7 +62,7 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// The turn of a hash that begins now, and what it may take. Beyond that, [`Turns::starves`] is to be told.
+    /// The turn of a hash that begins now, and how long it may take until it is said not to get on.
     pub(super) fn next(&self, now: Instant) -> (Turn, Duration) {
         let state = self.state();
         let shares = state.share_until.is_some_and(|until| now < until);
@@ -80,13 +80,17 @@ impl Turns {
         }
     }
 
-    /// One is done that cost so much of the processor.
-    pub(super) fn done(&self, turn: Turn, got_on: bool, cost: Duration) {
-        let mut state = self.state();
-        state.cost = cost;
-        if turn == Turn::Idle && got_on {
-            state.next = SHORTEST;
+    /// One was done in time.
+    pub(super) fn got_on(&self, turn: Turn) {
+        if turn == Turn::Idle {
+            self.state().next = SHORTEST;
         }
+    }
+
+    /// One is done that cost so much of the processor. The dearest of late counts: policies may keep hashes of several kinds.
+    pub(super) fn cost(&self, cost: Duration) {
+        let mut state = self.state();
+        state.cost = cost.max(state.cost - state.cost / 8);
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -132,10 +136,10 @@ mod tests {
         turns.starves(at(11));
         assert_eq!(turns.next(at(30)).0, Turn::Share);
         // One that gets on with its share says nothing about those without.
-        turns.done(Turn::Share, true, Duration::ZERO);
+        turns.got_on(Turn::Share);
         turns.starves(at(31));
         assert_eq!(turns.next(at(70)).0, Turn::Share);
-        turns.done(Turn::Idle, true, Duration::ZERO);
+        turns.got_on(Turn::Idle);
         turns.starves(at(71));
         assert_eq!(turns.next(at(80)).0, Turn::Share);
         assert_eq!(turns.next(at(81)).0, Turn::Idle);
@@ -153,8 +157,10 @@ mod tests {
     fn what_is_slow_depends_on_what_it_costs() {
         let turns = Turns::default();
         assert_eq!(turns.next(Instant::now()).1, NOT_SLOW);
-        turns.done(Turn::Idle, true, Duration::from_secs(1));
-        assert_eq!(turns.next(Instant::now()).1, Duration::from_secs(4));
+        turns.cost(Duration::from_secs(1));
+        turns.cost(Duration::ZERO);
+        let (_, slow) = turns.next(Instant::now());
+        assert_eq!(slow, Duration::from_millis(3500));
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! Each hash has a new thread, which costs a hundredth of it: a thread that has once said that it needs no turn cannot take that back.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,16 +36,6 @@ pub(crate) struct HashPool {
     turns: Arc<Turns>,
     /// The longest that one may be expected to wait.
     patience: Duration,
-}
-
-/// One of the places for hashes at work, until it is left.
-#[derive(Clone)]
-struct Place(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
-
-impl Place {
-    fn leave(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
 }
 
 impl Default for HashPool {
@@ -100,8 +90,8 @@ impl HashPool {
         stored: Option<String>,
         password: String,
     ) -> Result<bool, HashFault> {
-        self.run(move || match stored {
-            Some(stored) => verify(&stored, &password),
+        self.run(move || match &stored {
+            Some(stored) => verify(stored, &password),
             None => verify(DECOY, &password).map(|_| false),
         })
         .await
@@ -118,7 +108,7 @@ impl HashPool {
 
     async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> Result<T, HashFault> + Send + 'static,
+        work: impl Fn() -> Result<T, HashFault> + Send + Sync + 'static,
     ) -> Result<T, HashFault> {
         if self.expected_wait() > self.patience {
             return Err(HashFault::Busy);
@@ -131,48 +121,90 @@ impl HashPool {
             .await
             .map_err(|_| HashFault::Ended)?;
         drop(waiting);
-        let place = Place(Arc::new(Mutex::new(Some(place))));
-        let (turn, slow) = self.turns.next(Instant::now());
-        let mut told = self.begin(work, turn, slow, place.clone())?;
-        let done = match timeout(slow, &mut told).await {
-            Ok(done) => done,
-            Err(_) => {
-                if turn == Turn::Idle {
-                    // It goes on as it can. Nobody else waits for it.
-                    self.turns.starves(Instant::now());
-                    place.leave();
-                }
-                told.await
-            }
-        };
-        done.map_err(|_| HashFault::Ended)?
+        let (tell, told) = oneshot::channel();
+        // The place is held until the work is done, also where the call that asked for it is gone by then.
+        tokio::spawn(self.clone().see_through(Arc::new(work), place, tell));
+        told.await.map_err(|_| HashFault::Ended)?
     }
 
-    fn begin<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, HashFault> + Send + 'static,
-        turn: Turn,
-        slow: Duration,
-        place: Place,
-    ) -> Result<oneshot::Receiver<Result<T, HashFault>>, HashFault> {
-        let (tell, told) = oneshot::channel();
-        let pool = self.clone();
-        let hashing = move || {
-            turn.take();
-            let began = Instant::now();
-            let done = work();
-            let took = began.elapsed();
-            pool.note(took);
-            pool.turns.done(turn, took < slow, cost());
-            // Held until the work is done, also where the call that asked for it is gone by then.
-            place.leave();
-            // Whoever asked may be gone.
-            let _ = tell.send(done);
+    /// Has it done. Where it does not get on, it is begun once more with a share of the processor, and the first that is done counts.
+    async fn see_through<T: Send + 'static>(
+        self,
+        work: Arc<impl Fn() -> Result<T, HashFault> + Send + Sync + 'static>,
+        place: OwnedSemaphorePermit,
+        tell: oneshot::Sender<Result<T, HashFault>>,
+    ) {
+        let (turn, slow) = self.turns.next(Instant::now());
+        // Nor so long that there is no time left for another try.
+        let slow = slow.min(self.patience);
+        let mut first = match begin(work.clone(), turn) {
+            Ok(first) => first,
+            Err(fault) => return answer(tell, Err(fault)),
         };
-        let thread = thread::Builder::new().name("hash".to_owned());
-        thread.spawn(hashing).map_err(|_| HashFault::Busy)?;
-        Ok(told)
+        let done = match timeout(slow, &mut first).await {
+            Ok(done) => {
+                self.turns.got_on(turn);
+                done
+            }
+            Err(_) if turn == Turn::Share => first.await,
+            Err(_) => {
+                self.turns.starves(Instant::now());
+                if tell.is_closed() {
+                    // It goes on as it can, and nobody waits for it.
+                    return;
+                }
+                match begin(work, Turn::Share) {
+                    Ok(second) => tokio::select! {
+                        done = first => done,
+                        done = second => done,
+                    },
+                    Err(_) => first.await,
+                }
+            }
+        };
+        if let Ok(done) = &done {
+            self.note(done.took);
+            self.turns.cost(done.cost);
+        }
+        drop(place);
+        // Without an answer it panicked.
+        answer(tell, done.map_or(Err(HashFault::Ended), |it| it.result));
     }
+}
+
+/// A hash that was made.
+struct Done<T> {
+    result: Result<T, HashFault>,
+    /// From its beginning to its end.
+    took: Duration,
+    /// What it had of the processor.
+    cost: Duration,
+}
+
+/// Tells whoever asked, who may be gone.
+fn answer<T>(tell: oneshot::Sender<Result<T, HashFault>>, result: Result<T, HashFault>) {
+    let _ = tell.send(result);
+}
+
+fn begin<T: Send + 'static>(
+    work: Arc<impl Fn() -> Result<T, HashFault> + Send + Sync + 'static>,
+    turn: Turn,
+) -> Result<oneshot::Receiver<Done<T>>, HashFault> {
+    let (tell, told) = oneshot::channel();
+    let hashing = move || {
+        turn.take();
+        let began = Instant::now();
+        let result = work();
+        // Of two that were begun, one is late.
+        let _ = tell.send(Done {
+            result,
+            took: began.elapsed(),
+            cost: cost(),
+        });
+    };
+    let thread = thread::Builder::new().name("hash".to_owned());
+    thread.spawn(hashing).map_err(|_| HashFault::Busy)?;
+    Ok(told)
 }
 
 #[cfg(test)]
@@ -230,34 +262,45 @@ mod tests {
         assert_eq!(pool.waiting(), 0);
         assert_eq!(hash().await, Ok(()));
     }
-    /// The need: others take every core, so that a hash without a turn hardly runs. Who comes next does not wait for it.
+    /// The need: others take every core, so that a hash without a turn hardly runs. Nobody is kept out by that, and who comes next has a share
+    /// from the beginning.
     #[tokio::test]
-    async fn a_hash_that_does_not_get_on_holds_up_nobody() {
+    async fn a_hash_that_does_not_get_on_is_begun_anew_with_a_share() {
         let pool = HashPool::new(Duration::from_secs(60));
         let (go_on, wait) = std::sync::mpsc::channel::<()>();
-        let wait = Arc::new(Mutex::new(wait));
-        let stuck = || {
-            let (pool, wait) = (pool.clone(), wait.clone());
-            tokio::spawn(async move {
-                pool.run(move || {
-                    let _ = wait.lock().unwrap().recv();
-                    Ok(())
-                })
-                .await
-            })
-        };
-        let stuck: Vec<_> = (0..pool.cores).map(|_| stuck()).collect();
-        // All places are theirs.
-        while pool.places.available_permits() > 0 {
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(pool.run(|| Ok(1)).await, Ok(1));
+        let (wait, begun) = (std::sync::Mutex::new(wait), AtomicU64::new(0));
+        let done = pool.run(move || {
+            let nth = begun.fetch_add(1, Ordering::SeqCst);
+            if nth == 0 {
+                // Until the sender is gone.
+                let _ = wait.lock().unwrap().recv();
+            }
+            Ok(nth)
+        });
+        assert_eq!(done.await, Ok(1));
         assert_eq!(pool.turns.next(Instant::now()).0, Turn::Share);
-        drop(go_on);
-        for it in stuck {
-            assert_eq!(it.await.unwrap(), Ok(()));
-        }
+        assert_eq!(pool.run(|| Ok(5)).await, Ok(5));
         assert_eq!(pool.places.available_permits(), pool.cores);
+        drop(go_on);
+    }
+
+    /// The attack: to leave before the hash is made, and ask for the next one.
+    #[tokio::test]
+    async fn whoever_leaves_does_not_make_room_for_more() {
+        let pool = HashPool::new(Duration::from_secs(60));
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(wait);
+        let mut asked = Box::pin(pool.run(move || {
+            let _ = wait.lock().unwrap().recv();
+            Ok(())
+        }));
+        assert!(poll_once(asked.as_mut()).await.is_pending());
+        drop(asked);
+        assert_eq!(pool.places.available_permits(), pool.cores - 1);
+        drop(go_on);
+        while pool.places.available_permits() < pool.cores {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     #[tokio::test]
