@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Connection, Gatepost, STRANGER, Setup, TRUSTED, basic, inject};
+use crate::harness::{Connection, Gatepost, STRANGER, Setup, TRUSTED, basic, get, inject};
 use crate::http2_client::{END_HEADERS, END_STREAM, HEADERS, Http2, frame, literal};
 
 const PROXY: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 8);
@@ -149,6 +149,9 @@ fn a_connection_that_guesses_is_read_later_each_time() {
     let begin = Instant::now();
     for _ in 0..7 {
         assert_eq!(ask(&mut guesser, &basic("scott", "wrong")), 401);
+        // Another refusal between two guesses is no way around it.
+        guesser.write(get("/nowhere"));
+        assert_eq!(guesser.reply().unwrap().status, 404);
     }
     // Before the third guess and those after it.
     let pauses = [50, 100, 200, 400, 400].iter().sum();
@@ -161,12 +164,12 @@ fn a_connection_that_guesses_is_read_later_each_time() {
     assert_eq!(ask(&mut guesser, &basic("scott", "tiger")), 200);
 }
 
-/// Without a pause; with one in a row after the other it would be minutes.
+/// Without a pause; with one after the other it would be a minute.
 #[test]
 fn clients_of_a_proxy_do_not_wait_for_each_other() {
     let quickly = |throttle: &str, from, headers: &dyn Fn(usize) -> (String, u16)| {
         let rates = "per_address: off, per_address_and_user: off";
-        let gate = start(&format!("{{ {rates}, longest_pause: 1min, {throttle} }}"));
+        let gate = start(&format!("{{ {rates}, longest_pause: 10s, {throttle} }}"));
         let mut connection = gate.connect(from);
         let begin = Instant::now();
         for turn in 0..14 {

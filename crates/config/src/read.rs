@@ -301,7 +301,7 @@ fn throttle(root: &mut Section<'_>, folder: &Path, files: &mut Vec<PathBuf>) -> 
             } else {
                 Duration::from_secs(1)
             },
-            kind::duration(Duration::ZERO..=MINUTE),
+            kind::duration(Duration::ZERO..=Duration::from_secs(10)),
         ),
         entries: section.or("entries", 262_144, kind::integer(1024..=16_777_216_usize)),
         redis: secret::redis(&mut section, "redis", folder, files),

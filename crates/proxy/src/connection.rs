@@ -279,8 +279,11 @@ impl Connections {
                 return;
             };
             stream = same;
-            patience.wait(way.pause.left()).await;
-            incoming = self.head(&mut *stream, Turn::Later, &mut patience).await;
+            incoming = if patience.wait(way.pause.left()).await {
+                self.head(&mut *stream, Turn::Later, &mut patience).await
+            } else {
+                Incoming::Closed
+            };
         }
     }
 

@@ -254,7 +254,9 @@ impl ProxyHttp for Door {
         });
         match leased {
             Ok((permit, lease)) => {
-                way(session).iter().for_each(|it| it.pause.passed());
+                if permit.identity().is_some() {
+                    way(session).iter().for_each(|it| it.pause.passed());
+                }
                 passage.permit = Some(permit);
                 passage.first = Some(lease);
                 Ok(false)

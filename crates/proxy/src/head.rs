@@ -85,11 +85,16 @@ impl Patience {
         }
     }
 
-    /// Lets this time pass.
-    pub(crate) async fn wait(&mut self, time: Option<Duration>) {
-        if let Some(time) = time {
-            self.alarm.as_mut().reset(Instant::now() + time);
-            self.alarm.as_mut().await;
+    /// Lets this time pass. False where gatepost stops meanwhile, and the connection is to be closed.
+    #[must_use]
+    pub(crate) async fn wait(&mut self, time: Option<Duration>) -> bool {
+        let Some(time) = time else {
+            return true;
+        };
+        self.alarm.as_mut().reset(Instant::now() + time);
+        tokio::select! {
+            () = self.alarm.as_mut() => true,
+            () = self.silent.as_mut() => false,
         }
     }
 }

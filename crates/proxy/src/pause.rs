@@ -1,8 +1,8 @@
 //! A connection on which credentials are refused again and again waits before its next request is read.
 //!
 //! Every answer leaves at once. But whoever sends the next guess when the last was answered would ask as fast as a core can refuse, and the
-//! core would be missed by everybody else: 250 such connections took all of it (`make overload`). With pauses they come to a few guesses a
-//! second each.
+//! core would be missed by everybody else: 250 such connections took all of it (`make overload`). With pauses each comes to a guess a second, or to
+//! twenty where it has a hundred streams of HTTP/2.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 /// were asked for them.
 const SHORTEST: Duration = Duration::from_millis(50);
 
-/// Streams of HTTP/2 are refused many at a time, and each adds to the pause; it comes to no more than so many of the longest.
-const LONGEST_TOGETHER: u32 = 5;
+/// Streams of HTTP/2 are refused many at a time, and each adds to the pause, up to this: their connection, with all that is under way on it,
+/// must not wait for longer than a body may (`http.body_timeout`). A single refusal may add more than this where the configuration says so.
+const LONGEST_TOGETHER: Duration = Duration::from_secs(5);
 
 /// Of one connection.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ impl Pause {
         let pause = SHORTEST.saturating_mul(1_u32.checked_shl(doubled).unwrap_or(u32::MAX));
         let pause = milliseconds(pause.min(longest));
         let now = milliseconds(self.began.elapsed());
-        let most = now + milliseconds(longest * LONGEST_TOGETHER);
+        let most = now + milliseconds(longest.max(LONGEST_TOGETHER.min(longest * 5)));
         let later = |until: u64| Some((until.max(now) + pause).min(most));
         // It gives no error, since there is always a later time.
         let _ = self
@@ -52,7 +53,7 @@ impl Pause {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
     }
 
-    /// A request was let through, or refused for another reason.
+    /// Credentials were right.
     pub(crate) fn passed(&self) {
         if self.refused.load(Ordering::Relaxed) > 0 {
             self.refused.store(0, Ordering::Relaxed);

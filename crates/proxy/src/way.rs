@@ -63,11 +63,11 @@ impl Way {
         })
     }
 
-    /// What was refused concerns its credentials, or it does not. Where the connection is a proxy's, who sends the next request is somebody else,
-    /// who must not wait for it.
+    /// A refusal for credentials makes the connection wait. Where it is a proxy's, who sends the next request is somebody else, who must not
+    /// wait for it. Other refusals change nothing: between two guesses they cost nothing to get.
     pub(crate) fn refused(&self, refusal: &Refusal, snapshot: &Snapshot) {
         if !refusal.is_about_credentials() {
-            return self.pause.passed();
+            return;
         }
         let client = self.arrival.client();
         let is_proxy =
