@@ -9,7 +9,6 @@ mod digest;
 mod encode;
 mod fs;
 mod gatepost;
-mod hash_turns;
 pub(crate) mod hashes;
 mod htpasswd;
 pub(crate) mod http;

@@ -1,10 +1,8 @@
 //! Password hashes: the slow part of a handler that keeps hashes, done beside the worker.
 //!
-//! Hashing is meant to cost time and memory, so it runs on threads of its own, as many at once as there
-//! are cores, and never on the worker's, whose other calls would wait. Whoever needs no hash goes first (`hash_turns.rs`), and what would wait too
-//! long is refused at once.
-//!
-//! Each hash has a new thread, which costs a hundredth of it: a thread that has once said that it needs no turn cannot take that back.
+//! Hashing is meant to cost time and memory, so it runs on blocking threads, as many at once as there
+//! are cores, and never on the worker's own, whose other calls would wait. Whoever needs no hash goes first: those threads
+//! leave the processor to others, and what would wait too long is refused at once.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,12 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::time::timeout;
+use rustix::process::setpriority_process;
+use rustix::thread::gettid;
+use tokio::sync::Semaphore;
 
 use crate::counters::Gauge;
 
-use super::hash_turns::{Turn, Turns, cost};
 use super::hashes::{HashAlgorithm, HashFault, hash_password, verify};
 
 /// What the password of a user is compared with who does not exist. Nothing depends on whether a password belongs to it,
@@ -33,10 +31,13 @@ pub(crate) struct HashPool {
     waiting: Gauge,
     /// What a hash took of late, in nanoseconds.
     took: Arc<AtomicU64>,
-    turns: Arc<Turns>,
     /// The longest that one may be expected to wait.
     patience: Duration,
 }
+
+/// How much the threads that hash leave to others: a guesser's work must not make those wait who are known. At this value
+/// a thread has a third of the share of one that it competes with, and all of what nobody wants.
+const NICE: i32 = 5;
 
 impl Default for HashPool {
     fn default() -> Self {
@@ -53,7 +54,6 @@ impl HashPool {
             cores,
             waiting: Gauge::default(),
             took: Arc::default(),
-            turns: Arc::default(),
             patience,
         }
     }
@@ -90,8 +90,8 @@ impl HashPool {
         stored: Option<String>,
         password: String,
     ) -> Result<bool, HashFault> {
-        self.run(move || match &stored {
-            Some(stored) => verify(stored, &password),
+        self.run(move || match stored {
+            Some(stored) => verify(&stored, &password),
             None => verify(DECOY, &password).map(|_| false),
         })
         .await
@@ -108,7 +108,7 @@ impl HashPool {
 
     async fn run<T: Send + 'static>(
         &self,
-        work: impl Fn() -> Result<T, HashFault> + Send + Sync + 'static,
+        work: impl FnOnce() -> Result<T, HashFault> + Send + 'static,
     ) -> Result<T, HashFault> {
         if self.expected_wait() > self.patience {
             return Err(HashFault::Busy);
@@ -121,90 +121,20 @@ impl HashPool {
             .await
             .map_err(|_| HashFault::Ended)?;
         drop(waiting);
-        let (tell, told) = oneshot::channel();
-        // The place is held until the work is done, also where the call that asked for it is gone by then.
-        tokio::spawn(self.clone().see_through(Arc::new(work), place, tell));
-        told.await.map_err(|_| HashFault::Ended)?
+        let pool = self.clone();
+        tokio::task::spawn_blocking(move || {
+            // Without it everything works, only less smoothly.
+            let _ = setpriority_process(Some(gettid()), NICE);
+            let began = Instant::now();
+            let done = work();
+            pool.note(began.elapsed());
+            // Held until the work is done, also where the call that asked for it is gone by then.
+            drop(place);
+            done
+        })
+        .await
+        .map_err(|_| HashFault::Ended)?
     }
-
-    /// Has it done. Where it does not get on, it is begun once more with a share of the processor, and the first that is done counts.
-    async fn see_through<T: Send + 'static>(
-        self,
-        work: Arc<impl Fn() -> Result<T, HashFault> + Send + Sync + 'static>,
-        place: OwnedSemaphorePermit,
-        tell: oneshot::Sender<Result<T, HashFault>>,
-    ) {
-        let (turn, slow) = self.turns.next(Instant::now());
-        // Nor so long that there is no time left for another try.
-        let slow = slow.min(self.patience);
-        let mut first = match begin(work.clone(), turn) {
-            Ok(first) => first,
-            Err(fault) => return answer(tell, Err(fault)),
-        };
-        let done = match timeout(slow, &mut first).await {
-            Ok(done) => {
-                self.turns.got_on(turn);
-                done
-            }
-            Err(_) if turn == Turn::Share => first.await,
-            Err(_) => {
-                self.turns.starves(Instant::now());
-                if tell.is_closed() {
-                    // It goes on as it can, and nobody waits for it.
-                    return;
-                }
-                match begin(work, Turn::Share) {
-                    Ok(second) => tokio::select! {
-                        done = first => done,
-                        done = second => done,
-                    },
-                    Err(_) => first.await,
-                }
-            }
-        };
-        if let Ok(done) = &done {
-            self.note(done.took);
-            self.turns.cost(done.cost);
-        }
-        drop(place);
-        // Without an answer it panicked.
-        answer(tell, done.map_or(Err(HashFault::Ended), |it| it.result));
-    }
-}
-
-/// A hash that was made.
-struct Done<T> {
-    result: Result<T, HashFault>,
-    /// From its beginning to its end.
-    took: Duration,
-    /// What it had of the processor.
-    cost: Duration,
-}
-
-/// Tells whoever asked, who may be gone.
-fn answer<T>(tell: oneshot::Sender<Result<T, HashFault>>, result: Result<T, HashFault>) {
-    let _ = tell.send(result);
-}
-
-fn begin<T: Send + 'static>(
-    work: Arc<impl Fn() -> Result<T, HashFault> + Send + Sync + 'static>,
-    turn: Turn,
-) -> Result<oneshot::Receiver<Done<T>>, HashFault> {
-    let (tell, told) = oneshot::channel();
-    let hashing = move || {
-        turn.take();
-        let began = Instant::now();
-        let result = work();
-        // Of two that were begun, one is late.
-        let _ = tell.send(Done {
-            result,
-            took: began.elapsed(),
-            cost: cost(),
-        });
-    };
-    let thread = thread::Builder::new().name("hash".to_owned());
-    thread.spawn(hashing).map_err(|_| HashFault::Busy)?;
-    Ok(told)
 }
 
 #[cfg(test)]
@@ -261,55 +191,5 @@ mod tests {
         drop(all);
         assert_eq!(pool.waiting(), 0);
         assert_eq!(hash().await, Ok(()));
-    }
-    /// The need: others take every core, so that a hash without a turn hardly runs. Nobody is kept out by that, and who comes next has a share
-    /// from the beginning.
-    #[tokio::test]
-    async fn a_hash_that_does_not_get_on_is_begun_anew_with_a_share() {
-        let pool = HashPool::new(Duration::from_secs(60));
-        let (go_on, wait) = std::sync::mpsc::channel::<()>();
-        let (wait, begun) = (std::sync::Mutex::new(wait), AtomicU64::new(0));
-        let done = pool.run(move || {
-            let nth = begun.fetch_add(1, Ordering::SeqCst);
-            if nth == 0 {
-                // Until the sender is gone.
-                let _ = wait.lock().unwrap().recv();
-            }
-            Ok(nth)
-        });
-        assert_eq!(done.await, Ok(1));
-        assert_eq!(pool.turns.next(Instant::now()).0, Turn::Share);
-        assert_eq!(pool.run(|| Ok(5)).await, Ok(5));
-        assert_eq!(pool.places.available_permits(), pool.cores);
-        drop(go_on);
-    }
-
-    /// The attack: to leave before the hash is made, and ask for the next one.
-    #[tokio::test]
-    async fn whoever_leaves_does_not_make_room_for_more() {
-        let pool = HashPool::new(Duration::from_secs(60));
-        let (go_on, wait) = std::sync::mpsc::channel::<()>();
-        let wait = std::sync::Mutex::new(wait);
-        let mut asked = Box::pin(pool.run(move || {
-            let _ = wait.lock().unwrap().recv();
-            Ok(())
-        }));
-        assert!(poll_once(asked.as_mut()).await.is_pending());
-        drop(asked);
-        assert_eq!(pool.places.available_permits(), pool.cores - 1);
-        drop(go_on);
-        while pool.places.available_permits() < pool.cores {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    #[tokio::test]
-    async fn a_hash_that_panics_leaves_its_place() {
-        let pool = HashPool::default();
-        for _ in 0..pool.cores * 2 {
-            let done = pool.run(|| -> Result<(), HashFault> { panic!("on purpose") });
-            assert_eq!(done.await, Err(HashFault::Ended));
-        }
-        assert_eq!(pool.run(|| Ok(())).await, Ok(()));
     }
 }
