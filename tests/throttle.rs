@@ -164,7 +164,7 @@ fn a_connection_that_guesses_is_read_later_each_time() {
     assert_eq!(ask(&mut guesser, &basic("scott", "tiger")), 200);
 }
 
-/// Without a pause; with one after the other it would be a minute.
+/// Without a pause; with one after the other of these refusals it would be a minute.
 #[test]
 fn clients_of_a_proxy_do_not_wait_for_each_other() {
     let quickly = |throttle: &str, from, headers: &dyn Fn(usize) -> (String, u16)| {
@@ -172,7 +172,7 @@ fn clients_of_a_proxy_do_not_wait_for_each_other() {
         let gate = start(&format!("{{ {rates}, longest_pause: 10s, {throttle} }}"));
         let mut connection = gate.connect(from);
         let begin = Instant::now();
-        for turn in 0..14 {
+        for turn in 0..28 {
             let (headers, status) = headers(turn);
             assert_eq!(ask(&mut connection, &headers), status);
         }

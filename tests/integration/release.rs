@@ -43,8 +43,8 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Made twice it is the same; the sums are those of the files, the profile that it was built with is there, the binary runs and is small, and the bill of materials has every crate that
-/// the lock file brings into the binary, and no place of this machine.
+/// Made twice it is the same; the sums are those of the files, the profile that it was built with is there, the binary runs and is small, and the
+/// bill of materials has every crate that the lock file brings into the binary, and no place of this machine.
 #[test]
 fn a_release_is_whole_and_the_same_each_time() {
     let [first, second] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
