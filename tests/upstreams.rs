@@ -380,17 +380,52 @@ fn who_is_not_well_gets_no_request() {
     wait_for("a to be asked again", || send(&gatepost).text() == "a");
 }
 
-/// Who works on as much as it may gets no more, and clients are told to come back.
-#[test]
-fn an_address_has_a_limit() {
-    let release = Arc::new(AtomicBool::new(false));
+/// Works on a request until it is released.
+fn working_until(release: &Arc<AtomicBool>) -> Recorder {
     let released = release.clone();
-    let slow = Recorder::behaving(move |stream, _| {
+    Recorder::behaving(move |stream, _| {
         wait_for("the end of the test", || released.load(Ordering::Relaxed));
         stream
             .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
             .is_ok()
-    });
+    })
+}
+
+/// Clients that ask again at once, whatever they are told, would take the core from those that are served. Those of a proxy do not wait for
+/// each other.
+#[test]
+fn who_is_told_to_come_back_is_read_a_little_later() {
+    const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 8);
+    let release = Arc::new(AtomicBool::new(false));
+    let slow = working_until(&release);
+    let gatepost = Setup::before(slow.address)
+        .with("upstream.max_connections: 1")
+        .with("trusted_proxies: [127.0.0.8]")
+        .start();
+    let mut served = gatepost.connect(TRUSTED);
+    served.write(inject(""));
+    wait_for("it to be there", || slow.requests() == 1);
+    let told_to_come_back = |from, headers: &str| {
+        let mut connection = gatepost.connect(from);
+        let begin = Instant::now();
+        for _ in 0..41 {
+            connection.write(inject(headers));
+            assert_eq!(connection.reply().unwrap().status, 503);
+        }
+        begin.elapsed()
+    };
+    let pauses = Duration::from_millis(50) * 40;
+    assert!(told_to_come_back(TRUSTED, "") >= pauses);
+    assert!(told_to_come_back(PROXY, "X-Forwarded-For: 127.0.0.1\r\n") < pauses);
+    release.store(true, Ordering::Relaxed);
+    assert_eq!(served.reply().unwrap().status, 200);
+}
+
+/// Who works on as much as it may gets no more, and clients are told to come back.
+#[test]
+fn an_address_has_a_limit() {
+    let release = Arc::new(AtomicBool::new(false));
+    let slow = working_until(&release);
     let gatepost = Setup::before(slow.address)
         .with("upstream.max_connections: 2")
         .start();

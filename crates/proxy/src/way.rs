@@ -63,17 +63,24 @@ impl Way {
         })
     }
 
-    /// A refusal for credentials makes the connection wait. Where it is a proxy's, who sends the next request is somebody else, who must not
-    /// wait for it. Other refusals change nothing: between two guesses they cost nothing to get.
+    /// A refusal for credentials, or for want of room, makes the connection wait. Where it is a proxy's, who sends the next request is somebody
+    /// else, who must not wait for it. Other refusals change nothing: between two guesses they cost nothing to get.
     pub(crate) fn refused(&self, refusal: &Refusal, snapshot: &Snapshot) {
-        if !refusal.is_about_credentials() {
+        let has_no_room = matches!(refusal, Refusal::UpstreamBusy);
+        if !has_no_room && !refusal.is_about_credentials() {
             return;
         }
         let client = self.arrival.client();
         let is_proxy =
             self.arrival.told == Told::NoSource || snapshot.gate.trusted_proxies.contains(client);
-        if !is_proxy && !snapshot.throttle.exempt.contains(client) {
-            self.pause.refused(snapshot.throttle.longest_pause);
+        if is_proxy || snapshot.throttle.exempt.contains(client) {
+            return;
+        }
+        let longest = snapshot.throttle.longest_pause;
+        if has_no_room {
+            self.pause.told_to_come_back(longest);
+        } else {
+            self.pause.refused(longest);
         }
     }
 
